@@ -1,0 +1,94 @@
+"""Trains the small encoder with CTC on speech; the projector it trains with is thrown away.
+
+    python pretrain_encoder.py pretrain.yaml --data_folder data
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from optimization import load_hparams, optimize
+from waveforms import WaveformStore, spec_augment
+
+from speechbrain_diffasr.decoders.ctc import greedy_tokens
+from speechbrain_diffasr.hub import save_part
+from speechbrain_diffasr.losses import CTCLoss, Head
+
+
+def make_store(hparams, device, batch_size, join):
+    """The training waveforms of both corpora, on the GPU."""
+    folder = Path(hparams["data_folder"])
+    return WaveformStore(
+        csvs=[folder / "speech" / "train.csv", folder / "digits" / "train.csv"],
+        data_roots=[folder / "speech", folder / "digits"],
+        tokenizer=hparams["model"]["tokenizer"],
+        device=device,
+        batch_size=batch_size,
+        window=hparams["model"]["window"],
+        join=join,
+        seed=hparams["seed"],
+        weights=hparams["group_weights"],
+    )
+
+
+def pad_tokens(tokens, device):
+    """Token lists as a tensor [B, U] and their lengths [B]."""
+    lens = torch.tensor([len(row) for row in tokens])
+    padded = torch.zeros(len(tokens), int(lens.max()), dtype=torch.long)
+    for row, values in zip(padded, tokens, strict=True):
+        row[: len(values)] = torch.tensor(values)
+    return padded.to(device, non_blocking=True), lens.to(device, non_blocking=True)
+
+
+def main():
+    hparams = load_hparams(sys.argv[1:])
+    model, settings, device = hparams["model"], hparams["encoder"], hparams["device"]
+    torch.manual_seed(hparams["seed"])
+    output = Path(hparams["output_folder"])
+    output.mkdir(parents=True, exist_ok=True)
+    model["tokenizer"].load(Path(hparams["data_folder"]) / "tokenizer.json")
+    blank = model["tokenizer"].token_id(hparams["blank_token"])
+    whisper, projector = model["whisper"].to(device), model["projector"].to(device)
+    head = torch.nn.Linear(model["hidden_size"], model["vocab_size"], bias=False).to(device)
+    store = make_store(hparams, device, settings["batch_size"], settings["join"])
+    ctc = CTCLoss(blank=blank, chunk_size=hparams["chunk_size"])
+
+    def encode(mels):
+        return projector(whisper.encode_mel(mels))
+
+    if hparams["compile"]:
+        encode = torch.compile(encode)
+
+    def loss_of(batch):
+        mels = whisper.log_mel(*batch.sig)
+        audio = encode(spec_augment(mels, store.generator))
+        targets, target_lens = pad_tokens(batch.tokens, device)
+        frame_lens = torch.full_like(target_lens, audio.shape[1])
+        loss, infeasible = ctc(audio, Head(head.weight, None), targets, frame_lens, target_lens)
+        return loss, {"ctc": loss, "infeasible": torch.as_tensor(infeasible).float()}
+
+    with open(output / "encoder.log", "a", encoding="utf-8") as log_file:
+
+        def log(line):
+            print(line, file=log_file, flush=True)
+
+        optimize(
+            [*whisper.parameters(), *projector.parameters(), *head.parameters()],
+            iter(store),
+            loss_of,
+            settings,
+            hparams["precision"],
+            hparams["log_every"],
+            log,
+        )
+        whisper.eval()
+        with torch.no_grad():
+            batch = store.batch()
+            tokens = greedy_tokens(projector(whisper(*batch.sig)) @ head.weight.T, blank)
+        for row, reference in list(zip(tokens, batch.wrd, strict=True))[:8]:
+            log(f"{reference} | {model['tokenizer'].decode_ids(row)}")
+    save_part("whisper", whisper, output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Trains the small recognizer's projector and LoRA, and writes its pretrained folder.
+
+    python train.py train.yaml --data_folder data
+"""
+
+import sys
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from pretrain_encoder import make_store
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.dataio.dataloader import LoopedLoader
+
+from speechbrain_diffasr.brain import DiffusionBrain
+from speechbrain_diffasr.dataio import csv_dataset
+from speechbrain_diffasr.hub import save_pretrained
+
+# The definition of the model that is trained, and of the folder that is written.
+MODEL = Path(__file__).parents[2] / "pretrained" / "diffasr-tiny" / "hyperparams.yaml"
+
+
+def main():
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    with open(hparams_file, encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file, overrides)
+    sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
+    hparams["pretrainer"].collect_files(default_source=str(hparams["pretrain_folder"]))
+    hparams["pretrainer"].load_collected()
+
+    brain = DiffusionBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+    )
+    store = make_store(hparams, brain.device, hparams["batch_size"], hparams["join"])
+    folder = Path(hparams["data_folder"])
+    valid = torch.utils.data.ConcatDataset(
+        [
+            csv_dataset(folder / name / "valid.csv", folder / name, hparams["tokenizer"])
+            for name in ("speech", "digits")
+        ]
+    )
+    brain.fit(
+        hparams["epoch_counter"],
+        LoopedLoader(store, hparams["epoch_length"], batchsize_fn=lambda batch: len(batch.id)),
+        torch.utils.data.DataLoader(
+            valid, batch_size=hparams["valid_batch_size"], collate_fn=PaddedBatch, num_workers=4
+        ),
+    )
+    save_pretrained(
+        hparams["model"]["pretrainer"],
+        MODEL,
+        hparams["pretrained_folder"],
+        dtype=torch.float16,
+    )
+
+
+if __name__ == "__main__":
+    main()

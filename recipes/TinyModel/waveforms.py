@@ -1,0 +1,223 @@
+"""All waveforms of a corpus in one tensor on the GPU: small models outrun any data loader."""
+
+import csv
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import soundfile
+import torch
+from speechbrain.dataio.batch import PaddedData
+from tqdm import tqdm
+
+
+@dataclass
+class Batch:
+    """What `DiffusionBrain` reads of a batch, made without a data loader.
+
+    Arguments
+    ---------
+    id : list of str
+    sig : PaddedData
+        Waveforms [B, T] and their relative lengths [B].
+    tokens : list of list of int
+    lang : list of str
+    wrd : list of str
+    """
+
+    id: list
+    sig: PaddedData
+    tokens: list
+    lang: list
+    wrd: list
+
+    def to(self, device):
+        """Moves nothing: the waveforms are where they are used."""
+        return self
+
+
+class WaveformStore(torch.utils.data.IterableDataset):
+    """Batches of augmented utterances, some of them joined, drawn without end.
+
+    Arguments
+    ---------
+    csvs : list of str
+        CSV files with the columns ID, duration, wav, lang, wrd. The languages of each file are
+        groups that are drawn equally often.
+    data_roots : list of str
+        What `$data_root` stands for in each of them.
+    tokenizer : Tokenizer
+    device : str
+        Where the waveforms live.
+    batch_size : int
+    window : float
+        Seconds of a batch.
+    join : float
+        Share of examples that are several utterances of one group with pauses between them.
+    noise : float
+        Share of examples with white noise at 10 to 40 dB.
+    max_stretch : float
+        Largest change of speed (and with it of pitch and formants), as a share.
+    seed : int
+    weights : dict, optional
+        How often each group is drawn, by its name; 1 if not named. Names are the language, or
+        the language and the number of the CSV for files after the first ("en1").
+    """
+
+    def __init__(
+        self,
+        csvs,
+        data_roots,
+        tokenizer,
+        device,
+        batch_size,
+        window,
+        join=0.5,
+        noise=0.5,
+        max_stretch=0.1,
+        seed=0,
+        weights=None,
+        sample_rate=16000,
+    ):
+        self.rows = []
+        groups = {}
+        for number, (path, root) in enumerate(zip(csvs, data_roots, strict=True)):
+            with open(path, encoding="utf-8", newline="") as file:
+                for row in csv.DictReader(file):
+                    row["wav"] = row["wav"].replace("$data_root", str(root))
+                    name = row["lang"] + (str(number) if number else "")
+                    groups.setdefault(name, []).append(len(self.rows))
+                    self.rows.append(row)
+        self.groups = [np.array(members) for members in groups.values()]
+        chances = np.array([float((weights or {}).get(name, 1.0)) for name in groups])
+        self.chances = chances / chances.sum()
+        self.tokens = [list(t) for t in tokenizer.backend(
+            [row["wrd"] for row in self.rows], add_special_tokens=False
+        )["input_ids"]]  # fmt: skip
+        with ThreadPoolExecutor(16) as pool:
+            paths = [row["wav"] for row in self.rows]
+            read = pool.map(lambda path: soundfile.read(path, dtype="int16")[0], paths)
+            wavs = list(tqdm(read, total=len(paths), unit="wav", desc="Reading", mininterval=5))
+        self.lens = np.array([len(wav) for wav in wavs])
+        self.starts = np.concatenate([[0], np.cumsum(self.lens)[:-1]])
+        self.audio = torch.from_numpy(np.concatenate(wavs)).to(device)
+        self.device = device
+        self.batch_size = batch_size
+        self.max_samples = int(window * sample_rate)
+        self.sample_rate = sample_rate
+        self.join, self.noise, self.max_stretch = join, noise, max_stretch
+        self.rng = np.random.default_rng(seed)
+        self.generator = torch.Generator(device).manual_seed(seed)
+
+    def __iter__(self):
+        while True:
+            yield self.batch()
+
+    def _parts(self):
+        """Chooses utterances for one example: (index, first sample) of each."""
+        group = self.groups[self.rng.choice(len(self.groups), p=self.chances)]
+        first = int(self.rng.choice(group))
+        # Slowed down, everything must still fit into the window.
+        limit = self.max_samples / (1 + self.max_stretch)
+        start = int(self.rng.uniform(0, 0.3) * self.sample_rate)
+        start = max(0, min(start, int(limit) - self.lens[first]))
+        parts, end = [(first, start)], start + self.lens[first]
+        if self.rng.random() < self.join:
+            wanted = self.rng.uniform(0.15, 1.0) * limit
+            while True:
+                other = int(self.rng.choice(group))
+                start = end + int(self.rng.uniform(0.05, 0.5) * self.sample_rate)
+                if start + self.lens[other] > wanted:
+                    break
+                parts.append((other, start))
+                end = start + self.lens[other]
+        return parts
+
+    def batch(self):
+        """Draws a batch.
+
+        Returns
+        -------
+        batch : Batch
+        """
+        examples = [self._parts() for _ in range(self.batch_size)]
+        flat = [(row, *part) for row, parts in enumerate(examples) for part in parts]
+        rows, indices, starts = (np.array(column) for column in zip(*flat, strict=True))
+        lens = torch.from_numpy(self.lens[indices]).to(self.device)
+        # Sample k of part p goes from source[p] + k to target[p] + k.
+        source = torch.from_numpy(self.starts[indices]).to(self.device)
+        target = torch.from_numpy(rows * self.max_samples + starts).to(self.device)
+        total = int(self.lens[indices].sum())
+        part = torch.repeat_interleave(lens, output_size=total)
+        offset = torch.arange(total, device=self.device) - (lens.cumsum(0) - lens)[part]
+        wavs = torch.zeros(self.batch_size * self.max_samples, device=self.device)
+        wavs[target[part] + offset] = self.audio[source[part] + offset].float() / 32768
+        ends = torch.tensor(
+            [parts[-1][1] + self.lens[parts[-1][0]] for parts in examples], device=self.device
+        )
+        wavs = self._augment(wavs.view(self.batch_size, self.max_samples), ends[:, None])
+        first = [parts[0][0] for parts in examples]
+        return Batch(
+            id=[self.rows[i]["ID"] for i in first],
+            sig=PaddedData(wavs, torch.ones(self.batch_size, device=self.device)),
+            tokens=[[t for i, _ in parts for t in self.tokens[i]] for parts in examples],
+            lang=[self.rows[i]["lang"] for i in first],
+            wrd=[" ".join(self.rows[i]["wrd"] for i, _ in parts) for parts in examples],
+        )
+
+    def _rand(self, low, high):
+        """A number for each example, [B, 1]."""
+        rand = torch.rand(self.batch_size, 1, device=self.device, generator=self.generator)
+        return low + (high - low) * rand
+
+    def _augment(self, wavs, ends):  # [B, T], [B, 1]
+        """Changes speed, tilts the spectrum, adds noise."""
+        speed = self._rand(1 - self.max_stretch, 1 + self.max_stretch)
+        place = torch.arange(wavs.shape[1], device=self.device) * speed
+        left = place.long().clamp(max=wavs.shape[1] - 2)
+        share = (place - left).clamp(max=1.0)
+        inside = place < wavs.shape[1] - 1
+        wavs = (wavs.gather(1, left) * (1 - share) + wavs.gather(1, left + 1) * share) * inside
+        # A first-order filter, between darker and brighter: rooms, microphones, telephones.
+        wavs = wavs + self._rand(-0.6, 0.6) * torch.nn.functional.pad(wavs[:, :-1], (1, 0))
+        level = wavs.square().mean(dim=1, keepdim=True).sqrt()
+        loud = level * 10 ** (-self._rand(10.0, 40.0) / 20)
+        loud = loud * (self._rand(0.0, 1.0) < self.noise)
+        # Half of the noise stops with the recording: behind it lies only the padding.
+        stops = self._rand(0.0, 1.0) < 0.5
+        recorded = torch.arange(wavs.shape[1], device=self.device) < ends / speed + 0.1 * self.sample_rate
+        noise = torch.randn(
+            wavs.shape, device=self.device, generator=self.generator, dtype=wavs.dtype
+        )
+        return wavs + loud * noise * (recorded | ~stops)
+
+
+def spec_augment(mels, generator, time_masks=2, max_time=40, freq_masks=2, max_freq=12):
+    """Blanks random stretches of time and frequency (https://arxiv.org/abs/1904.08779).
+
+    Arguments
+    ---------
+    mels : torch.Tensor
+        [B, mel bins, frames].
+    generator : torch.Generator
+        On the device of `mels`.
+    time_masks, freq_masks : int
+        How many of each.
+    max_time, max_freq : int
+        Their largest size in mel frames and bins.
+
+    Returns
+    -------
+    mels : torch.Tensor
+        [B, mel bins, frames].
+    """
+    for axis, number, largest in ((2, time_masks, max_time), (1, freq_masks, max_freq)):
+        size = mels.shape[axis]
+        shape = (number, len(mels), 1)
+        width = torch.rand(shape, generator=generator, device=mels.device) * largest
+        start = torch.rand(shape, generator=generator, device=mels.device) * (size - width)
+        place = torch.arange(size, device=mels.device)
+        masked = ((place >= start) & (place < start + width)).any(dim=0)  # [B, size]
+        masked = masked[:, None, :] if axis == 2 else masked[:, :, None]
+        mels = mels.masked_fill(masked, 0.0)
+    return mels

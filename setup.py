@@ -1,0 +1,35 @@
+"""Installs speechbrain_diffasr and the command `diffasr`."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# torch 2.12 and later refuse torchaudio 2.11, which has no later release.
+REQUIRED = [
+    "torch==2.11.*",
+    "torchaudio==2.11.*",
+    "speechbrain==1.1.2",
+    "transformers==5.23.0",
+    "peft==0.21.2",
+    "huggingface_hub>=1.0,<2",
+    "hyperpyyaml>=1.2.2,<2",
+    "sentencepiece>=0.2,<0.3",
+    "safetensors>=0.6,<1",
+    "soundfile>=0.12,<1",
+    "tqdm>=4.66,<5",
+]
+TEST = ["pytest>=8,<10", "pytest-xdist>=3,<4", "ruff==0.17.*", "jiwer>=4,<5"]
+
+setup(
+    name="speechbrain_diffasr",
+    version="0.1.0",
+    description="Speech recognition by discrete diffusion, as a SpeechBrain plugin",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["speechbrain_diffasr", "speechbrain_diffasr.*"]),
+    python_requires=">=3.11",
+    install_requires=REQUIRED,
+    extras_require={"test": TEST},
+    entry_points={"console_scripts": ["diffasr=speechbrain_diffasr.cli:main"]},
+)

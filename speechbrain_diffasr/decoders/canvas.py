@@ -1,0 +1,129 @@
+"""How a canvas starts, and how training corrupts one: uniform noise over the vocabulary."""
+
+import torch
+
+
+def uniform_canvas(length, vocab_size, generators, device=None):
+    """Draws a canvas of random tokens for each utterance from its own generator.
+
+    Arguments
+    ---------
+    length : int
+        Tokens of a canvas.
+    vocab_size : int
+        Tokens to draw from.
+    generators : list of torch.Generator
+        One for each utterance.
+    device : torch.device, optional
+        Of the generators.
+
+    Returns
+    -------
+    canvas : torch.Tensor
+        [B, length].
+
+    Example
+    -------
+    >>> generators = [torch.Generator().manual_seed(seed) for seed in (3, 3, 4)]
+    >>> canvas = uniform_canvas(5, 100, generators)
+    >>> bool((canvas[0] == canvas[1]).all()), bool((canvas[0] == canvas[2]).all())
+    (True, False)
+    """
+    rows = [
+        torch.randint(0, vocab_size, (length,), generator=generator, device=device)
+        for generator in generators
+    ]
+    return torch.stack(rows)
+
+
+def fill_canvas(tokens, length, eos, device=None):
+    """Writes transcripts onto canvases, with end-of-text tokens behind them.
+
+    Arguments
+    ---------
+    tokens : list of list of int
+        Transcripts.
+    length : int
+        Tokens of a canvas.
+    eos : int
+        End-of-text token.
+    device : torch.device, optional
+        Where the canvas lives.
+
+    Returns
+    -------
+    canvas : torch.Tensor
+        [B, length].
+
+    Raises
+    ------
+    ValueError
+        If a transcript is longer than a canvas.
+
+    Example
+    -------
+    >>> fill_canvas([[5, 6, 7], [8]], length=4, eos=1)
+    tensor([[5, 6, 7, 1],
+            [8, 1, 1, 1]])
+    """
+    longest = max(map(len, tokens), default=0)
+    if longest > length:
+        raise ValueError(
+            f"a transcript of {longest} tokens does not fit a canvas of {length}; "
+            "raise canvas_length, or leave long utterances out"
+        )
+    canvas = torch.full((len(tokens), length), eos)
+    for row, values in zip(canvas, tokens, strict=True):
+        row[: len(values)] = torch.tensor(values, dtype=torch.long)
+    return canvas.to(device, non_blocking=True)
+
+
+def corrupt_canvas(tokens, vocab_size, generator=None, min_rate=0.001, max_rate=1.0):
+    """Noise of uniform discrete diffusion (D3PM; Austin et al., 2021).
+
+    Each example draws a rate t ~ U(min_rate, max_rate); each of its positions is
+    replaced, with probability t, by a token drawn uniformly from the vocabulary.
+    There is no mask token. The defaults are those of the released DiffusionGemma.
+
+    Arguments
+    ---------
+    tokens : torch.Tensor
+        Clean canvas [B, C].
+    vocab_size : int
+        Replacements are drawn from ``range(vocab_size)``.
+    generator : torch.Generator or None
+        Source of randomness, on the device of tokens; None is torch's own.
+    min_rate, max_rate : float
+        Range of t.
+
+    Returns
+    -------
+    noisy : torch.Tensor
+        Corrupted canvas [B, C].
+    mask : torch.Tensor
+        True where a token was drawn anew [B, C], be it by chance the same one.
+    rates : torch.Tensor
+        t of each example [B].
+
+    Raises
+    ------
+    ValueError
+        Unless 0 <= min_rate <= max_rate <= 1.
+
+    Example
+    -------
+    >>> clean = torch.arange(12).view(2, 6)
+    >>> noisy, mask, rates = corrupt_canvas(clean, vocab_size=100)
+    >>> bool((noisy == clean)[~mask].all()), rates.shape
+    (True, torch.Size([2]))
+    """
+    if not 0 <= min_rate <= max_rate <= 1:
+        raise ValueError(
+            f"min_rate, max_rate: {min_rate}, {max_rate} are no range of probabilities; "
+            "expected 0 <= min_rate <= max_rate <= 1"
+        )
+    options = {"device": tokens.device, "generator": generator}
+    rates = min_rate + (max_rate - min_rate) * torch.rand(tokens.shape[0], **options)
+    mask = torch.rand(tokens.shape, **options) < rates[:, None]
+    random_tokens = torch.randint(vocab_size, tokens.shape, dtype=tokens.dtype, **options)
+    return torch.where(mask, random_tokens, tokens), mask, rates

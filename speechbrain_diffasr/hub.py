@@ -1,0 +1,166 @@
+"""Pretrained folders: what is in them, how they are read and written."""
+
+import json
+import shutil
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from speechbrain.utils.fetching import FetchSource
+from speechbrain.utils.parameter_transfer import Pretrainer
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+# The parts of a recognizer, by the names that a Pretrainer in YAML gives them.
+FILENAMES = {
+    "tokenizer": "tokenizer.json",
+    "whisper": "whisper.safetensors",
+    "base": "base.safetensors",
+    "projector": "projector.safetensors",
+    "adapter": "adapter_model.safetensors",
+}
+
+
+class FolderPretrainer(Pretrainer):
+    """Collects a recognizer's parts from a pretrained folder and loads them, without pickle.
+
+    SpeechBrain's Pretrainer expects `NAME.ckpt`; this one knows the file names of a pretrained
+    folder (see `FILENAMES`), and any part can come from another folder or Hub repository.
+
+    Arguments
+    ---------
+    loadables : dict
+        Objects by name of `FILENAMES`.
+    sources : dict, optional
+        Folder or Hub repository of those that do not lie in the folder being loaded; None stands
+        for that folder.
+
+    Example
+    -------
+    >>> import torch
+    >>> from speechbrain_diffasr.lobes.projector import ConvProjector
+    >>> projector, folder = ConvProjector(4, 4, 4), getfixture("tmp_path")
+    >>> save_part("projector", projector, folder)
+    >>> twin = ConvProjector(4, 4, 4)
+    >>> pretrainer = FolderPretrainer({"projector": twin})
+    >>> _ = pretrainer.collect_files(default_source=str(folder))
+    >>> pretrainer.load_collected()
+    >>> bool((twin.linear.weight == projector.linear.weight).all())
+    True
+    """
+
+    def __init__(self, loadables, sources=None):
+        unknown = sorted(set(loadables) - set(FILENAMES))
+        if unknown:
+            raise ValueError(
+                f"pretrainer: unknown part {unknown[0]!r}; choose from {', '.join(FILENAMES)}"
+            )
+        super().__init__(
+            loadables=loadables,
+            custom_hooks={name: _loader(name) for name in loadables},
+        )
+        self.sources = sources or {}
+
+    def collect_files(self, default_source=None, **kwargs):
+        """Finds or downloads the files.
+
+        Arguments
+        ---------
+        default_source : str or FetchSource
+            The pretrained folder.
+        **kwargs : dict
+            For `Pretrainer.collect_files`.
+
+        Returns
+        -------
+        paths : dict
+            Local path of each part.
+        """
+        for name in self.loadables:
+            source = self.sources.get(name) or default_source
+            if isinstance(source, FetchSource):
+                fetch_from, folder = source
+                self.paths[name] = FetchSource(fetch_from, f"{folder}/{FILENAMES[name]}")
+            else:
+                self.paths[name] = f"{source}/{FILENAMES[name]}"
+        return super().collect_files(default_source=default_source, **kwargs)
+
+
+def _loader(name):
+    """The hook that loads one part and names the file when it does not fit."""
+
+    def load(part, path):
+        try:
+            if name == "tokenizer":
+                part.load(path)
+            elif name == "base":
+                part.load_base_state_dict(load_file(path))
+            elif name == "adapter":
+                part.load_adapter_state_dict(load_file(path))
+            else:
+                part.load_state_dict(load_file(path))
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"{FILENAMES[name]}: {error}") from error
+
+    return load
+
+
+def save_part(name, part, folder, dtype=None):
+    """Writes one part of a recognizer into a pretrained folder.
+
+    Arguments
+    ---------
+    name : str
+        Of `FILENAMES`.
+    part : object
+        The tokenizer or module.
+    folder : str or Path
+        Where to write.
+    dtype : torch.dtype, optional
+        To store floating-point weights in. Default: as they are.
+    """
+    folder = Path(folder)
+    path = folder / FILENAMES[name]
+    if name == "tokenizer":
+        part.backend.backend_tokenizer.save(str(path))
+        return
+    if name == "base":
+        weights = part.base_state_dict()
+    elif name == "adapter":
+        weights = part.adapter_state_dict()
+        config = part.adapter_config().to_dict()
+        config = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
+        (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, default=str) + "\n")
+    else:
+        weights = part.state_dict()
+    save_file(
+        {
+            key: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
+            for key, value in weights.items()
+        },
+        path,
+        metadata={"format": "pt"},
+    )
+
+
+def save_pretrained(pretrainer, hyperparams, folder, dtype=None):
+    """Writes a folder that `from_hparams(source=folder)` loads.
+
+    Arguments
+    ---------
+    pretrainer : FolderPretrainer
+        Holds the parts. Those that came from another source are not copied.
+    hyperparams : str or Path
+        The YAML file to put beside them.
+    folder : str or Path
+        Made if needed.
+    dtype : torch.dtype, optional
+        To store floating-point weights in. Default: as they are.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / "hyperparams.yaml"
+    if Path(hyperparams).resolve() != target.resolve():
+        shutil.copyfile(hyperparams, target)
+    for name, part in pretrainer.loadables.items():
+        if not pretrainer.sources.get(name):
+            save_part(name, part, folder, dtype)

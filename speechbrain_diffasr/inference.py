@@ -1,0 +1,287 @@
+"""DiffusionASR: the pretrained interface."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from speechbrain.inference.ASR import EncoderDecoderASR
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from speechbrain_diffasr.audio import AudioError, load_audio
+from speechbrain_diffasr.hub import save_pretrained
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was heard in one utterance.
+
+    Arguments
+    ---------
+    text : str
+        The transcript.
+    tokens : list of int
+        Its tokens.
+    language : str or None
+        The language that the prompt named.
+    duration : float
+        Of the audio, in seconds.
+    steps : int
+        Denoising steps that were taken.
+    """
+
+    text: str
+    tokens: list
+    language: str | None
+    duration: float
+    steps: int
+
+
+def default_model():
+    """The model that ships beside the source code.
+
+    Returns
+    -------
+    folder : str
+        `pretrained/diffasr-tiny` of the checkout, for `DiffusionASR.from_hparams`.
+
+    Example
+    -------
+    >>> Path(default_model()).name
+    'diffasr-tiny'
+    """
+    return str(Path(__file__).resolve().parents[1] / "pretrained" / "diffasr-tiny")
+
+
+class DiffusionASR(EncoderDecoderASR):
+    """A ready-to-use recognizer that decodes by discrete diffusion.
+
+    It is SpeechBrain's `EncoderDecoderASR` with what diffusion makes possible: denoising steps
+    and a seed per call, a language in the prompt or none, and every draft of the canvas. The
+    folders it loads also load in `EncoderDecoderASR` itself, with the same text.
+
+    Example
+    -------
+    >>> asr = DiffusionASR.from_hparams(source=default_model())
+    >>> sample = Path(default_model()) / "samples" / "digits_1.wav"
+    >>> asr.transcribe_file(sample) == sample.with_suffix(".txt").read_text().strip()
+    True
+    """
+
+    @property
+    def languages(self):
+        """Codes that can be given as `language`."""
+        return list(self.mods.decoder.prompt.languages)
+
+    @property
+    def max_seconds(self):
+        """Seconds of audio that are heard at once."""
+        return float(self.hparams.window)
+
+    @property
+    def sample_rate(self):
+        """Samples per second that the model takes."""
+        return self.audio_normalizer.sample_rate
+
+    def load_audio(self, path, savedir=None):
+        """Loads a file as this model wants it.
+
+        Arguments
+        ---------
+        path : str or Path
+            Any format that soundfile reads, any rate, any number of channels; a URL or a file
+            of a Hub repository too.
+        savedir : str, optional
+            Where a remote file is kept.
+
+        Returns
+        -------
+        wav : torch.Tensor
+            [T], at the model's sample rate.
+
+        Raises
+        ------
+        AudioError
+            If the file cannot be transcribed; the message names the file and the reason.
+        """
+        if "://" in str(path):
+            return super().load_audio(str(path), savedir=savedir)
+        wav = load_audio(path, self.sample_rate, self.max_seconds)
+        return wav.to(self.device)
+
+    def transcribe(self, wavs, language=None, steps=None, seed=None, callback=None):
+        """Transcribes a list of waveforms as one batch.
+
+        Arguments
+        ---------
+        wavs : list of torch.Tensor
+            Waveforms [T] at the model's sample rate.
+        language : str or list, optional
+            Code of the spoken language, for all or for each. Default: the prompt names none.
+        steps : int, optional
+            Denoising steps at most. Default: the model's own.
+        seed : int or list, optional
+            Of the canvas noise, for all or for each. Default: the model's own.
+        callback : callable, optional
+            Is given a `Draft` after every denoising step.
+
+        Returns
+        -------
+        transcripts : list of Transcript
+        """
+        if not wavs:
+            return []
+        lens = torch.tensor([len(wav) for wav in wavs])
+        padded = pad_sequence(list(wavs), batch_first=True)
+        hypotheses, languages = self._search(
+            padded, lens / lens.max(), language, steps, seed, callback
+        )
+        return [
+            Transcript(
+                text=self.tokenizer.decode_ids(tokens),
+                tokens=tokens,
+                language=spoken,
+                duration=int(length) / self.sample_rate,
+                steps=int(taken),
+            )
+            for tokens, spoken, length, taken in zip(
+                hypotheses.tokens, languages, lens, hypotheses.sample.steps, strict=True
+            )
+        ]
+
+    def transcribe_file(self, path, language=None, steps=None, seed=None, **kwargs):
+        """Transcribes an audio file.
+
+        Arguments
+        ---------
+        path : str or Path
+            The file.
+        language : str, optional
+            Code of the spoken language. Default: the prompt names none.
+        steps : int, optional
+            Denoising steps at most. Default: the model's own.
+        seed : int, optional
+            Of the canvas noise. Default: the model's own.
+        **kwargs : dict
+            For `load_audio`.
+
+        Returns
+        -------
+        text : str
+        """
+        wav = self.load_audio(path, **kwargs)
+        return self.transcribe([wav], language, steps, seed)[0].text
+
+    def transcribe_files(
+        self, paths, language=None, steps=None, seed=None, batch_size=8, progress=False
+    ):
+        """Transcribes many files, `batch_size` at a time.
+
+        Arguments
+        ---------
+        paths : list
+            The files.
+        language, steps, seed
+            As for `transcribe_file`.
+        batch_size : int
+            Files that are decoded together. Default: 8.
+        progress : bool
+            Whether to show a progress bar. Default: False.
+
+        Returns
+        -------
+        texts : list of str
+            In the order of `paths`.
+        """
+        texts = []
+        bar = tqdm(total=len(paths), unit="file", disable=not progress)
+        with bar:
+            for start in range(0, len(paths), batch_size):
+                wavs = [self.load_audio(path) for path in paths[start : start + batch_size]]
+                texts += [t.text for t in self.transcribe(wavs, language, steps, seed)]
+                bar.update(len(wavs))
+        return texts
+
+    def transcribe_batch(
+        self, wavs, wav_lens, language=None, steps=None, seed=None, callback=None
+    ):
+        """Transcribes a padded batch.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms at the model's sample rate, [B, T].
+        wav_lens : torch.Tensor
+            Lengths relative to the longest, [B].
+        language, steps, seed, callback
+            As for `transcribe`.
+
+        Returns
+        -------
+        texts : list of str
+        tokens : list of list of int
+        """
+        hypotheses, _ = self._search(wavs, wav_lens, language, steps, seed, callback)
+        texts = [self.tokenizer.decode_ids(tokens) for tokens in hypotheses.tokens]
+        return texts, hypotheses.tokens
+
+    def forward(self, wavs, wav_lens, **kwargs):
+        """Transcribes a padded batch; see `transcribe_batch`."""
+        return self.transcribe_batch(wavs, wav_lens, **kwargs)
+
+    def encode_batch(self, wavs, wav_lens):
+        """Encodes waveforms into audio embeddings.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms at the model's sample rate, [B, T].
+        wav_lens : torch.Tensor
+            Lengths relative to the longest, [B].
+
+        Returns
+        -------
+        audio : torch.Tensor
+            Projected audio for the slots of the prompt, [B, num_slots, D].
+        """
+        with self.inference_ctx:
+            return super().encode_batch(wavs, wav_lens)
+
+    def _search(self, wavs, wav_lens, language, steps, seed, callback):
+        """Encodes and decodes a batch; also returns the language of each utterance."""
+        batch = len(wavs)
+        default = self.mods.decoder.language if language is None else language
+        languages = _for_each("language", default, batch)
+        with torch.no_grad(), self.inference_ctx:
+            hypotheses = self.mods.decoder.search(
+                self.encode_batch(wavs, wav_lens),
+                languages=languages,
+                seeds=_for_each("seed", seed, batch),
+                steps=steps,
+                callback=callback,
+            )
+        return hypotheses, languages
+
+    def save_pretrained(self, folder, dtype=None):
+        """Writes a folder that `from_hparams` loads again.
+
+        Arguments
+        ---------
+        folder : str or Path
+            Made if needed.
+        dtype : torch.dtype, optional
+            To store the weights in. Default: as they are.
+        """
+        save_pretrained(self.hparams.pretrainer, self.hparams.hyperparams_file, folder, dtype)
+
+
+def _for_each(name, value, batch):
+    """Repeats one value for a batch, or checks that a list has one for each utterance."""
+    if not isinstance(value, list | tuple):
+        return [value] * batch
+    if len(value) != batch:
+        raise ValueError(f"{name}: {len(value)} values for {batch} utterances")
+    return list(value)
+
+
+__all__ = ["AudioError", "DiffusionASR", "Transcript", "default_model"]

@@ -1,0 +1,178 @@
+"""The Whisper encoder as a feature extractor. Source: https://arxiv.org/abs/2212.04356"""
+
+import torch
+from torch import nn
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+from transformers.models.whisper.modeling_whisper import WhisperEncoder as HFWhisperEncoder
+
+# The two convolutions in front of Whisper's transformer halve the mel frames once.
+MEL_FRAMES_PER_FRAME = 2
+
+
+class WhisperEncoder(nn.Module):
+    """Turns waveforms into acoustic frames with the encoder of a Whisper model.
+
+    The audio is padded with zeros to the window, as in Whisper's own training, so every
+    utterance gives the same number of frames, 50 a second. Only the encoder is kept in memory.
+    Unlike in SpeechBrain's Whisper lobe the log-mel floor follows the loudest bin of each
+    utterance by itself: features do not depend on what else is in the batch.
+
+    Arguments
+    ---------
+    source : str, optional
+        Hub name ("openai/whisper-small") or folder of a Whisper checkpoint.
+    config : dict, optional
+        Fields of `transformers.WhisperConfig`, for an encoder with random weights. Exactly one
+        of `source` and `config` is given.
+    window : float
+        Seconds of audio that are heard at once. Default: all that the checkpoint allows
+        (30 s for the released ones). A smaller window keeps the first position embeddings.
+    freeze : bool
+        Whether the weights stay as they are, in eval mode whatever `train()` says. Default: True.
+    dtype : str
+        Precision of the weights ("float32", "bfloat16"). Default: "float32".
+
+    Example
+    -------
+    >>> config = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2,
+    ...           "encoder_ffn_dim": 64}
+    >>> encoder = WhisperEncoder(config=config, window=2.0)
+    >>> encoder(torch.rand(3, 16000), torch.tensor([1.0, 0.5, 0.8])).shape
+    torch.Size([3, 100, 32])
+    """
+
+    def __init__(self, source=None, config=None, window=None, freeze=True, dtype="float32"):
+        super().__init__()
+        if (source is None) == (config is None):
+            raise ValueError("WhisperEncoder: give either source or config")
+        if source is not None:
+            encoder = WhisperModel.from_pretrained(source, dtype=getattr(torch, dtype)).encoder
+        else:
+            encoder = HFWhisperEncoder(WhisperConfig(**config)).to(getattr(torch, dtype))
+        extractor = WhisperFeatureExtractor(feature_size=encoder.config.num_mel_bins)
+        self.sample_rate = extractor.sampling_rate
+        self.hop = extractor.hop_length  # samples between two mel frames
+        self.n_fft = extractor.n_fft
+
+        samples_per_frame = self.hop * MEL_FRAMES_PER_FRAME
+        longest = encoder.config.max_source_positions * samples_per_frame / self.sample_rate
+        self.window = longest if window is None else float(window)
+        if not 0 < self.window <= longest:
+            raise ValueError(
+                f"WhisperEncoder: window: {window} s, but this encoder has positions for {longest} s"
+            )
+        self.num_frames = round(self.window * self.sample_rate / samples_per_frame)
+        if self.num_frames < encoder.config.max_source_positions:
+            _keep_first_positions(encoder, self.num_frames)
+        self.encoder = encoder
+        self.output_size = encoder.config.d_model
+
+        self.register_buffer(
+            "mel_filters",
+            torch.as_tensor(extractor.mel_filters, dtype=torch.float32).T.contiguous(),
+            persistent=False,
+        )
+        self.register_buffer("stft_window", torch.hann_window(self.n_fft), persistent=False)
+        self.freeze = freeze
+        if freeze:
+            self.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode=True):
+        """Sets training mode, which a frozen encoder ignores."""
+        return super().train(mode and not self.freeze)
+
+    @property
+    def max_samples(self):
+        """Samples that fit into the window."""
+        return self.num_frames * self.hop * MEL_FRAMES_PER_FRAME
+
+    def log_mel(self, wavs, wav_lens=None):
+        """Computes Whisper's log-mel features, padded with silence to the window.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms at 16 kHz, [B, T].
+        wav_lens : torch.Tensor, optional
+            Lengths relative to T, [B]. What lies behind them is silenced.
+
+        Returns
+        -------
+        mels : torch.Tensor
+            Features in float32, [B, mel bins, 2 * frames].
+
+        Raises
+        ------
+        ValueError
+            If an utterance is longer than the window.
+        """
+        if wavs.dim() != 2:
+            raise ValueError(f"WhisperEncoder: expected wavs [B, T], got {list(wavs.shape)}")
+        num_samples = wavs.shape[1]
+        wavs = wavs.float()
+        if wav_lens is not None:
+            lens = (wav_lens.to(wavs.device) * num_samples).round()  # [B], samples
+            wavs = wavs * (torch.arange(num_samples, device=wavs.device) < lens[:, None])
+            if num_samples > self.max_samples:
+                num_samples = int(lens.max())
+        if num_samples > self.max_samples:
+            raise ValueError(
+                f"{num_samples / self.sample_rate:.1f} s of audio, but this model hears "
+                f"{self.window:g} s at once; cut it into shorter pieces"
+            )
+        wavs = wavs[:, : self.max_samples]
+        wavs = nn.functional.pad(wavs, (0, self.max_samples - wavs.shape[1]))
+        with torch.autocast(wavs.device.type, enabled=False):
+            stft = torch.stft(
+                wavs, self.n_fft, self.hop, window=self.stft_window, return_complex=True
+            )
+            power = stft[..., :-1].abs().square()  # [B, n_fft / 2 + 1, 2 * frames]
+            mels = (self.mel_filters @ power).clamp(min=1e-10).log10()
+            loudest = mels.amax(dim=(1, 2), keepdim=True)  # per utterance, not per batch
+            return (torch.maximum(mels, loudest - 8.0) + 4.0) / 4.0
+
+    def encode_mel(self, mels):
+        """Runs the transformer on features that `log_mel` made.
+
+        Arguments
+        ---------
+        mels : torch.Tensor
+            [B, mel bins, 2 * frames].
+
+        Returns
+        -------
+        frames : torch.Tensor
+            [B, frames, width].
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
+            return self.encoder(mels.to(self.encoder.conv1.weight.dtype)).last_hidden_state
+
+    def forward(self, wavs, wav_lens=None):
+        """Encodes waveforms.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms at 16 kHz, [B, T], T at most the window.
+        wav_lens : torch.Tensor, optional
+            Lengths relative to T, [B]. Default: all of T.
+
+        Returns
+        -------
+        frames : torch.Tensor
+            [B, frames, width]; 30 s of Whisper-small give [B, 1500, 768].
+        """
+        return self.encode_mel(self.log_mel(wavs, wav_lens))
+
+
+def _keep_first_positions(encoder, num_frames):
+    """Shortens an encoder's window in place; it then takes exactly `num_frames` frames."""
+    positions = nn.Embedding(
+        num_frames,
+        encoder.config.d_model,
+        _weight=encoder.embed_positions.weight.detach()[:num_frames].clone(),
+    )
+    encoder.embed_positions = positions.requires_grad_(False)
+    encoder.config.max_source_positions = num_frames
+    encoder.max_source_positions = num_frames
