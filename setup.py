@@ -11,7 +11,7 @@ REQUIRED = [
     "speechbrain==1.1.2",
     "transformers==5.23.0",
     "peft==0.21.2",
-    "huggingface_hub>=1.0,<2",
+    "huggingface_hub>=1.31,<3",
     "hyperpyyaml>=1.2.2,<2",
     "sentencepiece>=0.2,<0.3",
     "safetensors>=0.6,<1",

@@ -19,7 +19,7 @@ class DiffusionBrain(sb.Brain):
     Modules: `encoder` (waveforms to audio embeddings) and `decoder` (a `DiffusionSearcher`).
     Hyperparameters: `tokenizer`, `blank_token`, `loss_weights` with diffusion, autoregressive and
     ctc, `denoising_steps` for validation and test, and optionally `self_conditioning`,
-    `open_language`, `chunk_size`, `make_scheduler` (takes the optimizer, stepped after every
+    `open_language`, `chunk_size`, `compile_losses`, `make_scheduler` (takes the optimizer, stepped after every
     update), `train_logger`, `epoch_counter`, `test_name`.
 
     Example
@@ -61,7 +61,11 @@ class DiffusionBrain(sb.Brain):
         }
         searcher = self.modules.decoder
         self.lm_losses = LanguageModelLosses(
-            searcher.model, searcher.prompt, searcher.sampler.canvas_length, **chosen
+            searcher.model,
+            searcher.prompt,
+            searcher.sampler.canvas_length,
+            **chosen,
+            compile=settings.get("compile_losses", False),
         )
         blank = self.hparams.tokenizer.token_id(self.hparams.blank_token)
         self.ctc = CTCLoss(blank, chosen.get("chunk_size", 1024))

@@ -202,9 +202,7 @@ class DiffusionASR(EncoderDecoderASR):
                 bar.update(len(wavs))
         return texts
 
-    def transcribe_batch(
-        self, wavs, wav_lens, language=None, steps=None, seed=None, callback=None
-    ):
+    def transcribe_batch(self, wavs, wav_lens, language=None, steps=None, seed=None, callback=None):
         """Transcribes a padded batch.
 
         Arguments

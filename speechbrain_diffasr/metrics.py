@@ -58,11 +58,9 @@ class ErrorRates:
             summary[group] = {
                 "wer": words["WER"],
                 "cer": characters["WER"],
-                "utterances": words["num_ref_sents"]
-                if "num_ref_sents" in words
-                else len(self.words[group].ids),
-                "words": words["num_ref_tokens"],
-                "characters": characters["num_ref_tokens"],
+                "utterances": words["num_scored_sents"],
+                "words": words["num_scored_tokens"],
+                "characters": characters["num_scored_tokens"],
             }
         return summary
 

@@ -1,5 +1,7 @@
 """The chat prompt: an instruction, a language, and the slots that audio is scattered into."""
 
+from functools import cached_property
+
 import torch
 
 
@@ -66,7 +68,7 @@ class AudioPrompt:
         self.slot_token = slot_token
         self._tokens = {}
 
-    @property
+    @cached_property
     def first_slot(self):
         """Position of the first slot; it is the same in every prompt."""
         return len(self._around("")[0])
@@ -108,7 +110,7 @@ class AudioPrompt:
             self._tokens[language] = before + slots + behind
         return self._tokens[language]
 
-    def __call__(self, languages, transcripts=None, device=None):
+    def __call__(self, languages, transcripts=None, device=None, length=None):
         """Builds the prompts of a batch, in training with the transcripts behind them.
 
         Arguments
@@ -119,6 +121,8 @@ class AudioPrompt:
             Tokens to append to each prompt. Default: none.
         device : torch.device, optional
             Where the tensors live.
+        length : int, optional
+            To pad to. Default: the longest of the batch.
 
         Returns
         -------
@@ -131,7 +135,7 @@ class AudioPrompt:
         rows = prompts
         if transcripts is not None:
             rows = [prompt + list(text) for prompt, text in zip(prompts, transcripts, strict=True)]
-        tokens = torch.full((len(rows), max(map(len, rows))), self.tokenizer.eos_id)
+        tokens = torch.full((len(rows), length or max(map(len, rows))), self.tokenizer.eos_id)
         for row, values in zip(tokens, rows, strict=True):
             row[: len(values)] = torch.tensor(values)
         lengths = torch.tensor([len(prompt) for prompt in prompts])

@@ -33,7 +33,7 @@ class Tokenizer:
 
     def __init__(self, source=None, eos_token="<eos>"):
         self.eos_token = eos_token
-        self._backend = None if source is None else AutoTokenizer.from_pretrained(source)
+        self._backend = AutoTokenizer.from_pretrained(source) if source else None
 
     def load(self, path):
         """Reads a `tokenizer.json`.

@@ -61,6 +61,10 @@ class LanguageModelLosses:
         Range of the corruption rate. Default: 0.001 to 1.
     chunk_size : int
         Rows of logits in memory at once. Default: 1024.
+    compile : bool
+        Whether to compile the pass through the model, with all sequences padded to the longest
+        that there can be. Worth it for small models, which launches would slow down.
+        Default: False.
 
     Example
     -------
@@ -84,6 +88,7 @@ class LanguageModelLosses:
         min_rate=0.001,
         max_rate=1.0,
         chunk_size=1024,
+        compile=False,
     ):
         self.model = model
         self.prompt = prompt
@@ -93,6 +98,8 @@ class LanguageModelLosses:
         self.min_rate, self.max_rate = min_rate, max_rate
         self.diffusion = DiffusionLoss(chunk_size)
         self.autoregressive = AutoregressiveLoss(chunk_size, IGNORED)
+        self.compile = compile
+        self.compiled_run = torch.compile(self._run, dynamic=False)
 
     def __call__(self, audio, languages, tokens):
         """Computes both losses.
@@ -117,22 +124,35 @@ class LanguageModelLosses:
             None if chance < self.open_language else language
             for chance, language in zip(dice, languages, strict=True)
         ]
-        sequence, lengths = self.prompt(languages, [[*row, eos] for row in tokens], device)
-        embeddings = self.prompt.scatter(model.embed(sequence), audio)
-        hidden, context = model.encode(embeddings, lengths)
-        transcript_lens = torch.tensor([len(row) + 1 for row in tokens]).to(device)
-        autoregressive = self.autoregressive(
-            hidden, model.head, next_tokens(sequence, lengths, transcript_lens)
-        )
-
+        transcripts = [[*row, eos] for row in tokens]
+        compiled = self.compile and torch.is_grad_enabled()
+        length = self._longest() if compiled else None
+        sequence, lengths = self.prompt(languages, transcripts, device, length)
         canvas = fill_canvas(tokens, self.canvas_length, eos, device)
         noisy, _, _ = corrupt_canvas(
             canvas, model.vocab_size, min_rate=self.min_rate, max_rate=self.max_rate
         )
-        guess = informed = None
+        informed = torch.rand(len(tokens), device=device) < self.self_conditioning
+        run = self.compiled_run if compiled else self._run
+        hidden, denoised = run(audio, sequence, lengths, noisy, informed)
+
+        transcript_lens = torch.tensor([len(row) for row in transcripts]).to(device)
+        targets = next_tokens(sequence, lengths, transcript_lens)
+        autoregressive = self.autoregressive(hidden, model.head, targets)
+        return self.diffusion(denoised, model.head, canvas), autoregressive
+
+    def _run(self, audio, sequence, lengths, noisy, informed):
+        """Hidden states of the encoder [B, T, D] and of the decoder [B, C, D]."""
+        model = self.model
+        embeddings = self.prompt.scatter(model.embed(sequence), audio)
+        hidden, context = model.encode(embeddings, lengths)
+        guess = None
         if self.self_conditioning > 0:
-            informed = torch.rand(len(tokens), device=device) < self.self_conditioning
             with torch.no_grad():
                 guess = model.logits(model.denoise(noisy, context)).to(embeddings.dtype)
-        denoised = model.denoise(noisy, context, guess, informed)
-        return self.diffusion(denoised, model.head, canvas), autoregressive
+        return hidden, model.denoise(noisy, context, guess, informed)
+
+    def _longest(self):
+        """Tokens of the longest prompt with the longest transcript behind it."""
+        languages = [None, *self.prompt.languages]
+        return max(len(self.prompt.tokens(one)) for one in languages) + self.canvas_length + 1

@@ -395,5 +395,3 @@ def test_diffusion_loss_counts_every_position():
     logits = plain_logits(hidden, head.weight, 3.0)
     plain = F.cross_entropy(logits.flatten(0, 1), canvas.flatten())
     assert_same(DiffusionLoss(chunk_size=7)(hidden, head, canvas), plain, (hidden, head.weight))
-
-

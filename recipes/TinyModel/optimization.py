@@ -36,6 +36,7 @@ def load_hparams(arguments):
 def optimize(parameters, batches, loss_of, settings, precision="bf16", log_every=200, log=print):
     """Minimizes a loss with AdamW, warm-up and a cosine to a tenth.
 
+    It ends after so many steps or so many seconds, whichever is first, and the cosine with it.
     Steps whose gradient is not finite are skipped and counted.
 
     Arguments
@@ -46,7 +47,7 @@ def optimize(parameters, batches, loss_of, settings, precision="bf16", log_every
     loss_of : callable
         Returns the loss and a dict of its parts (tensors).
     settings : dict
-        steps, lr, warmup_steps, betas, weight_decay, max_grad_norm.
+        steps, seconds, lr, warmup_steps, betas, weight_decay, max_grad_norm.
     precision : str
         "bf16" for autocast, or "fp32".
     log_every : int
@@ -68,12 +69,13 @@ def optimize(parameters, batches, loss_of, settings, precision="bf16", log_every
     def scale(step):
         if step < warmup:
             return (step + 1) / warmup
-        progress = (step - warmup) / max(1, steps - warmup)
+        progress = max(step / steps, (time.perf_counter() - begin) / settings["seconds"])
         return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, progress)))
 
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
-    skipped, begin, sums = 0, time.perf_counter(), {}
+    skipped, sums = 0, {}
     batch = next(batches)
+    begin = time.perf_counter()
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
     bar = tqdm(range(1, steps + 1), mininterval=10, unit="step")
     for step in bar:
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
@@ -89,9 +91,12 @@ def optimize(parameters, batches, loss_of, settings, precision="bf16", log_every
         scheduler.step()
         for name, value in parts.items():
             sums[name] = sums.get(name, 0) + value.detach()
-        if step % log_every == 0 or step == steps:
+        elapsed = time.perf_counter() - begin
+        last = step == steps or elapsed > settings["seconds"]
+        if step % log_every == 0 or last:
             count = (step - 1) % log_every + 1
             means = " ".join(f"{name} {float(value) / count:.4f}" for name, value in sums.items())
-            elapsed = time.perf_counter() - begin
             log(f"step {step} {means} skipped {skipped} {step / elapsed:.1f} steps/s")
             sums = {}
+        if last:
+            break

@@ -8,6 +8,7 @@ spread over the frames, repeated, wrong or missing, and blanks between them.
 """
 
 import csv
+import random
 import sys
 from pathlib import Path
 
@@ -24,8 +25,8 @@ class DraftStore:
 
     Arguments
     ---------
-    csvs : list of str
-        CSV files with the columns lang and wrd; each different line counts once.
+    path : str
+        CSV file with the columns lang and wrd, as collect_text.py writes it.
     tokenizer : Tokenizer
     num_slots : int
         Frames of a draft.
@@ -42,7 +43,7 @@ class DraftStore:
 
     def __init__(
         self,
-        csvs,
+        path,
         tokenizer,
         num_slots,
         blank,
@@ -53,30 +54,30 @@ class DraftStore:
         seed=0,
     ):
         groups = {}
-        for number, path in enumerate(csvs):
-            with open(path, encoding="utf-8", newline="") as file:
-                for row in csv.DictReader(file):
-                    groups.setdefault((number, row["lang"]), {})[row["wrd"]] = None
-        self.languages = [language for _, language in groups]
+        with open(path, encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                groups.setdefault(row["lang"], []).append(row["wrd"])
+        # Digits are read in English.
+        self.languages = ["en" if name == "digits" else name for name in groups]
         self.lines = [
-            tokenizer.backend(list(lines), add_special_tokens=False)["input_ids"]
+            tokenizer.backend(lines, add_special_tokens=False)["input_ids"]
             for lines in groups.values()
         ]
         self.vocab_size = len(tokenizer)
         self.eos = tokenizer.eos_id
         self.num_slots, self.blank, self.canvas_length = num_slots, blank, canvas_length
         self.batch_size, self.join, self.max_wrong = batch_size, join, max_wrong
-        self.rng = np.random.default_rng(seed)
+        self.rng, self.dice = np.random.default_rng(seed), random.Random(seed)
 
     def _line(self):
         """Language and tokens of one example."""
-        group = int(self.rng.integers(len(self.lines)))
+        group = self.dice.randrange(len(self.lines))
         lines = self.lines[group]
-        tokens = list(lines[self.rng.integers(len(lines))])
-        if self.rng.random() < self.join:
-            wanted = int(self.rng.integers(4, self.canvas_length))
+        tokens = list(self.dice.choice(lines))
+        if self.dice.random() < self.join:
+            wanted = self.dice.randrange(4, self.canvas_length)
             while True:
-                more = lines[self.rng.integers(len(lines))]
+                more = self.dice.choice(lines)
                 if len(tokens) + len(more) > wanted:
                     break
                 tokens += more
@@ -156,7 +157,7 @@ def main():
     tokenizer.load(folder / "tokenizer.json")
     gemma = model["diffusion_gemma"].to(device)
     store = DraftStore(
-        csvs=[folder / "speech" / "train.csv", folder / "digits" / "train.csv"],
+        path=folder / "text.csv",
         tokenizer=tokenizer,
         num_slots=model["num_slots"],
         blank=tokenizer.token_id(hparams["blank_token"]),
@@ -172,6 +173,7 @@ def main():
         model["canvas_length"],
         settings["self_conditioning"],
         chunk_size=hparams["chunk_size"],
+        compile=hparams["compile"],
     )
 
     def loss_of(batch):

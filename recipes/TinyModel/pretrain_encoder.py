@@ -1,6 +1,6 @@
 """Trains the small encoder with CTC on speech; the projector it trains with is thrown away.
 
-    python pretrain_encoder.py pretrain.yaml --data_folder data
+python pretrain_encoder.py pretrain.yaml --data_folder data
 """
 
 import sys

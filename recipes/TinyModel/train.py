@@ -1,6 +1,6 @@
 """Trains the small recognizer's projector and LoRA, and writes its pretrained folder.
 
-    python train.py train.yaml --data_folder data
+python train.py train.yaml --data_folder data
 """
 
 import sys
@@ -34,6 +34,7 @@ def main():
         opt_class=hparams["opt_class"],
         hparams=hparams,
         run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
     )
     store = make_store(hparams, brain.device, hparams["batch_size"], hparams["join"])
     folder = Path(hparams["data_folder"])
@@ -45,11 +46,12 @@ def main():
     )
     brain.fit(
         hparams["epoch_counter"],
-        LoopedLoader(store, hparams["epoch_length"], batchsize_fn=lambda batch: len(batch.id)),
+        LoopedLoader(store, hparams["epoch_length"]),
         torch.utils.data.DataLoader(
             valid, batch_size=hparams["valid_batch_size"], collate_fn=PaddedBatch, num_workers=4
         ),
     )
+    brain.checkpointer.recover_if_possible(min_key="error_rate")
     save_pretrained(
         hparams["model"]["pretrainer"],
         MODEL,

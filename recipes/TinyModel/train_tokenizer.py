@@ -1,6 +1,6 @@
 """Trains the small model's tokenizer: byte-pair pieces, one token for each Han character.
 
-    python train_tokenizer.py --csv data/speech/train.csv --output data/tokenizer.json
+python train_tokenizer.py --csv data/text.csv --output data/tokenizer.json
 """
 
 import argparse

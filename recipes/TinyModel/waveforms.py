@@ -1,6 +1,7 @@
 """All waveforms of a corpus in one tensor on the GPU: small models outrun any data loader."""
 
 import csv
+import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -88,9 +89,8 @@ class WaveformStore(torch.utils.data.IterableDataset):
                     name = row["lang"] + (str(number) if number else "")
                     groups.setdefault(name, []).append(len(self.rows))
                     self.rows.append(row)
-        self.groups = [np.array(members) for members in groups.values()]
-        chances = np.array([float((weights or {}).get(name, 1.0)) for name in groups])
-        self.chances = chances / chances.sum()
+        self.groups = list(groups.values())
+        self.chances = [float((weights or {}).get(name, 1.0)) for name in groups]
         self.tokens = [list(t) for t in tokenizer.backend(
             [row["wrd"] for row in self.rows], add_special_tokens=False
         )["input_ids"]]  # fmt: skip
@@ -106,7 +106,7 @@ class WaveformStore(torch.utils.data.IterableDataset):
         self.max_samples = int(window * sample_rate)
         self.sample_rate = sample_rate
         self.join, self.noise, self.max_stretch = join, noise, max_stretch
-        self.rng = np.random.default_rng(seed)
+        self.rng = random.Random(seed)
         self.generator = torch.Generator(device).manual_seed(seed)
 
     def __iter__(self):
@@ -115,8 +115,8 @@ class WaveformStore(torch.utils.data.IterableDataset):
 
     def _parts(self):
         """Chooses utterances for one example: (index, first sample) of each."""
-        group = self.groups[self.rng.choice(len(self.groups), p=self.chances)]
-        first = int(self.rng.choice(group))
+        (group,) = self.rng.choices(self.groups, self.chances)
+        first = self.rng.choice(group)
         # Slowed down, everything must still fit into the window.
         limit = self.max_samples / (1 + self.max_stretch)
         start = int(self.rng.uniform(0, 0.3) * self.sample_rate)
@@ -125,7 +125,7 @@ class WaveformStore(torch.utils.data.IterableDataset):
         if self.rng.random() < self.join:
             wanted = self.rng.uniform(0.15, 1.0) * limit
             while True:
-                other = int(self.rng.choice(group))
+                other = self.rng.choice(group)
                 start = end + int(self.rng.uniform(0.05, 0.5) * self.sample_rate)
                 if start + self.lens[other] > wanted:
                     break
@@ -185,7 +185,9 @@ class WaveformStore(torch.utils.data.IterableDataset):
         loud = loud * (self._rand(0.0, 1.0) < self.noise)
         # Half of the noise stops with the recording: behind it lies only the padding.
         stops = self._rand(0.0, 1.0) < 0.5
-        recorded = torch.arange(wavs.shape[1], device=self.device) < ends / speed + 0.1 * self.sample_rate
+        recorded = (
+            torch.arange(wavs.shape[1], device=self.device) < ends / speed + 0.1 * self.sample_rate
+        )
         noise = torch.randn(
             wavs.shape, device=self.device, generator=self.generator, dtype=wavs.dtype
         )

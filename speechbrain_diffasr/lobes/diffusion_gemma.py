@@ -3,6 +3,7 @@
 Architecture and weights: https://huggingface.co/google/diffusiongemma-26B-A4B-it
 """
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -99,9 +100,9 @@ class DiffusionGemma(nn.Module):
         device_map=None,
     ):
         super().__init__()
-        if (source is None) == (config is None):
+        if bool(source) == bool(config):
             raise ValueError("DiffusionGemma: give either source or config")
-        if source is not None:
+        if source:
             model = DiffusionGemmaForBlockDiffusion.from_pretrained(
                 source, dtype=getattr(torch, dtype), device_map=device_map
             )
@@ -121,7 +122,10 @@ class DiffusionGemma(nn.Module):
         self.has_adapters = lora is not None
         if self.has_adapters:
             lora_config = LoraConfig(**{"target_modules": LORA_TARGETS, **lora})
-            model = get_peft_model(model, lora_config)
+            with warnings.catch_warnings():
+                # peft asks transformers for an attribute by its old name.
+                warnings.simplefilter("ignore", FutureWarning)
+                model = get_peft_model(model, lora_config)
             if not freeze:  # peft freezes whatever it wraps
                 model.requires_grad_(True)
         # The base is found through `core`; as a second attribute it would be registered twice.
@@ -218,13 +222,20 @@ class DiffusionGemma(nn.Module):
         """
         core = self.core
         positions = torch.arange(canvas.shape[1], device=canvas.device)
-        mask = torch.cat([context.mask, context.mask.new_ones(canvas.shape)], dim=1)  # [B, T + C]
+        seen = torch.cat([context.mask, context.mask.new_ones(canvas.shape)], dim=1)  # [B, T + C]
+        mask = seen[:, None, None, :].expand(-1, 1, canvas.shape[1], -1)  # [B, 1, C, T + C]
+        # Sliding layers cache the end of a long sequence only. The decoder is given whole masks:
+        # from a flat one it would make them itself, after waiting for the GPU at every step.
+        window = core.config.get_text_config().sliding_window - 1 + canvas.shape[1]
         return core.model.decoder(
             decoder_input_ids=canvas,
             past_key_values=context.cache,
             self_conditioning_logits=self_conditioning,
             self_conditioning_mask=self_conditioning_mask,
-            decoder_attention_mask=mask,
+            decoder_attention_mask={
+                "full_attention": mask,
+                "sliding_attention": mask[..., -window:],
+            },
             decoder_position_ids=context.lengths[:, None] + positions,
         ).last_hidden_state
 
@@ -253,7 +264,9 @@ class DiffusionGemma(nn.Module):
         path : str or Path
             Of a safetensors file.
         """
-        trained = {n: p.detach().contiguous() for n, p in self.named_parameters() if p.requires_grad}
+        trained = {
+            n: p.detach().contiguous() for n, p in self.named_parameters() if p.requires_grad
+        }
         save_file(trained, path)
 
     @mark_as_loader
@@ -301,7 +314,9 @@ class DiffusionGemma(nn.Module):
         own = self.base_state_dict()
         if own.keys() != weights.keys():
             odd = sorted(own.keys() ^ weights.keys())
-            raise ValueError(f"base weights do not fit the configuration: {len(odd)} names, {odd[0]}")
+            raise ValueError(
+                f"base weights do not fit the configuration: {len(odd)} names, {odd[0]}"
+            )
         for name, tensor in own.items():
             if tensor.shape != weights[name].shape:
                 raise ValueError(
@@ -365,7 +380,7 @@ def _from_config(config, dtype):
         # With embeddings as input, transformers 5.17 looks this token up: keep it in range.
         image_token_id=0,
     )
-    return DiffusionGemmaForBlockDiffusion(config).to(dtype)
+    return DiffusionGemmaForBlockDiffusion._from_config(config, dtype=dtype)
 
 
 def _without_adapter(name):

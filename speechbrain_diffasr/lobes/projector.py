@@ -41,7 +41,9 @@ class ConvProjector(nn.Module):
     ):
         super().__init__()
         if kernel_size % 2 == 0:
-            raise ValueError(f"ConvProjector: kernel_size: {kernel_size} is even; choose an odd one")
+            raise ValueError(
+                f"ConvProjector: kernel_size: {kernel_size} is even; choose an odd one"
+            )
         widths = [input_size] + [hidden_size] * num_convs
         self.convs = nn.ModuleList(
             nn.Conv1d(width, hidden_size, kernel_size, stride=2, padding=kernel_size // 2)

@@ -43,12 +43,14 @@ class WhisperEncoder(nn.Module):
 
     def __init__(self, source=None, config=None, window=None, freeze=True, dtype="float32"):
         super().__init__()
-        if (source is None) == (config is None):
+        if bool(source) == bool(config):
             raise ValueError("WhisperEncoder: give either source or config")
-        if source is not None:
+        if source:
             encoder = WhisperModel.from_pretrained(source, dtype=getattr(torch, dtype)).encoder
         else:
-            encoder = HFWhisperEncoder(WhisperConfig(**config)).to(getattr(torch, dtype))
+            encoder = HFWhisperEncoder._from_config(
+                WhisperConfig(**config), dtype=getattr(torch, dtype)
+            )
         extractor = WhisperFeatureExtractor(feature_size=encoder.config.num_mel_bins)
         self.sample_rate = extractor.sampling_rate
         self.hop = extractor.hop_length  # samples between two mel frames

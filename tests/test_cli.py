@@ -1,0 +1,342 @@
+"""The command line: what it writes where, and how it ends."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechbrain_diffasr import cli
+
+MODEL = Path(__file__).parents[1] / "pretrained" / "diffasr-tiny"
+
+
+@dataclass(frozen=True)
+class Heard:
+    text: str
+    language: str | None
+    duration: float
+    steps: int
+
+
+class Recognizer:
+    """Hears how loud an utterance is, and remembers how it was asked."""
+
+    languages = ("en", "hi")
+    max_seconds = 2.0
+    sample_rate = 16000
+
+    def __init__(self):
+        self.batches = []
+
+    def transcribe(self, wavs, language=None, steps=None, seed=None):
+        self.batches.append((len(wavs), language, steps, seed))
+        return [
+            Heard(f"स्तर  {10 * float(wav.max()):.0f}\n", language, len(wav) / 16000, steps or 7)
+            for wav in wavs
+        ]
+
+
+@pytest.fixture
+def model(monkeypatch):
+    recognizer = Recognizer()
+    monkeypatch.setattr(cli, "load_model", lambda source, device, verbose: recognizer)
+    return recognizer
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """1.wav … 5.wav, each louder than the one before, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for level in range(1, 6):
+        soundfile.write(f"{level}.wav", np.full(1600 * level, level / 10), 16000)
+    return tmp_path
+
+
+def transcribe(*arguments):
+    return cli.main(["transcribe", *map(str, arguments)])
+
+
+def test_one_file_gives_the_text_alone(model, folder, capfd):
+    assert transcribe("3.wav") == 0
+    assert capfd.readouterr() == ("स्तर 3\n", "")
+
+
+def test_several_files_give_a_line_each(model, folder, capfd):
+    assert transcribe("3.wav", "1.wav", "3.wav") == 0
+    assert capfd.readouterr() == ("3.wav\tस्तर 3\n1.wav\tस्तर 1\n3.wav\tस्तर 3\n", "")
+
+
+def test_json_is_a_list_in_the_order_of_the_inputs(model, folder, capfd):
+    assert transcribe("2.wav", "1.wav", "--format", "json", "--language", "hi", "--steps", 4) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert "स्तर" in out
+    assert json.loads(out) == [
+        {"path": "2.wav", "text": "स्तर  2\n", "language": "hi", "duration": 0.2, "steps": 4},
+        {"path": "1.wav", "text": "स्तर  1\n", "language": "hi", "duration": 0.1, "steps": 4},
+    ]
+
+
+def test_the_options_reach_the_model(model, folder):
+    options = ["--language", "en", "--steps", 3, "--seed", 0, "--batch-size", 2]
+    assert transcribe(*[f"{n}.wav" for n in range(1, 6)], *options) == 0
+    assert model.batches == [(2, "en", 3, 0), (2, "en", 3, 0), (1, "en", 3, 0)]
+
+
+def test_without_options_the_model_decides(model, folder):
+    assert transcribe("1.wav") == 0
+    assert model.batches == [(1, None, None, None)]
+
+
+def bad_inputs(folder):
+    wave = np.full(1600, 0.1)
+    soundfile.write(folder / "zeros.wav", 0 * wave, 16000)
+    soundfile.write(folder / "nan.wav", np.nan * wave, 16000, subtype="FLOAT")
+    soundfile.write(folder / "long.wav", np.full(33600, 0.1), 16000)
+    soundfile.write(folder / "whole.wav", wave, 16000)
+    soundfile.write(folder / "none.wav", wave[:0], 16000)
+    (folder / "truncated.wav").write_bytes((folder / "whole.wav").read_bytes()[:1000])
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "notes.wav").write_bytes(b"PK\x03\x04" + bytes(99))
+    # libmpg123 writes to stderr by itself about this one.
+    (folder / "noise.mp3").write_bytes(np.random.default_rng(0).bytes(5000))
+    return {
+        "zeros.wav": "all samples are zero",
+        "nan.wav": "1600 of 1600 samples are NaN",
+        "long.wav": "2.1 s of audio, but this model hears 2 s at once",
+        "none.wav": "no samples",
+        "truncated.wav": "truncated: holds 956 of the 3200 bytes",
+        "empty.wav": "the file is empty (0 bytes)",
+        "notes.wav": "not audio (file starts with 'PK', a zip archive)",
+        "noise.mp3": "not audio",
+        "absent.wav": "no such file",
+        ".": "a folder",
+    }
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_bad_files_get_a_line_each_and_the_others_go_on(model, folder, capfd, batch_size):
+    bad = bad_inputs(folder)
+    assert transcribe("1.wav", *bad, "2.wav", "--batch-size", batch_size) == 1
+    out, err = capfd.readouterr()
+    assert out == "1.wav\tस्तर 1\n2.wav\tस्तर 2\n"
+    lines = err.splitlines()
+    assert len(lines) == len(bad)
+    for line, (name, reason) in zip(lines, bad.items(), strict=True):
+        assert line.startswith(f"diffasr: {name}: ")
+        assert reason in line
+
+
+def test_when_all_files_are_bad(model, folder, capfd):
+    assert transcribe("absent.wav", "--format", "json") == 1
+    assert capfd.readouterr() == ("[]\n", "diffasr: absent.wav: no such file\n")
+    assert model.batches == []
+
+
+@pytest.mark.parametrize("name", ["नमस्ते 你好.wav", os.fsdecode(b"caf\xe9.wav")])
+@pytest.mark.parametrize("to_file", [False, True])
+def test_names_in_any_script(model, folder, capfdbinary, name, to_file):
+    Path("1.wav").rename(name)
+    output = ["--output", "out"] if to_file else []
+
+    def written():
+        return Path("out").read_bytes() if to_file else capfdbinary.readouterr().out
+
+    assert transcribe(name, "2.wav", *output) == 0
+    assert written().splitlines()[0] == os.fsencode(name) + "\tस्तर 1".encode()
+    assert transcribe(name, "--format", "json", *output) == 0
+    assert json.loads(written())[0]["path"] == name
+
+
+def test_the_output_replaces_a_file_and_keeps_its_mode(model, folder, capfd):
+    output = folder / "out.txt"
+    output.write_text("before")
+    output.chmod(0o640)
+    assert transcribe("1.wav", "--output", output) == 0
+    assert output.read_text(encoding="utf-8") == "स्तर 1\n"
+    assert output.stat().st_mode & 0o777 == 0o640
+    assert capfd.readouterr() == ("", "")
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_the_output_is_all_or_nothing(model, folder, monkeypatch):
+    output = folder / "out.txt"
+    output.write_text("before")
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.os, "replace", interrupt)
+    assert transcribe("1.wav", "--output", output) == 130
+    assert output.read_text() == "before"
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_the_output_may_be_a_device(model, folder):
+    assert transcribe("1.wav", "--output", os.devnull) == 0
+    assert not Path(os.devnull).is_file()
+
+
+def test_an_interrupt_is_silent(model, folder, capfd, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "transcribe", interrupt)
+    assert transcribe("1.wav") == 130
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "COMMAND"),
+        (["sing"], "invalid choice: 'sing'"),
+        (["transcribe"], "FILE"),
+        (["transcribe", "1.wav", "--steps", "0"], "--steps: '0' is not"),
+        (["transcribe", "1.wav", "--steps", "2.5"], "--steps: '2.5' is not"),
+        (["transcribe", "1.wav", "--batch-size", "-1"], "--batch-size"),
+        (["transcribe", "1.wav", "--seed", str(2**63)], "--seed"),
+        (["transcribe", "1.wav", "--format", "xml"], "invalid choice: 'xml'"),
+        (["transcribe", "1.wav", "--device", "abacus"], "'abacus' is not a device"),
+        (["transcribe", "1.wav", "--device", "meta"], "'meta' is not a device"),
+        (["transcribe", "1.wav", "--language", "xx"], "'xx'; the model knows en, hi"),
+        (["transcribe", "1.wav", "--model", "nowhere"], "'nowhere' is neither a folder nor"),
+        (["transcribe", "1.wav", "--model", "1.wav"], "'1.wav' is neither a folder nor"),
+        (["transcribe", "1.wav", "--model", "."], "'.' has no hyperparams.yaml"),
+        (["transcribe", "1.wav", "--output", "."], "'.' is a folder"),
+        (["transcribe", "1.wav", "--output", "no/where"], "there is no folder"),
+        (["transcribe", "2.wav", "1.wav", "--output", "./1.wav"], "one of the audio files"),
+    ],
+)
+def test_wrong_usage_gets_one_line(model, folder, capfd, arguments, reason):
+    assert cli.main(arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("diffasr: ")
+    assert reason in err
+    assert len(err.splitlines()) == 1
+    assert model.batches == []
+
+
+def test_an_interrupt_while_the_model_loads_is_silent(folder, capfd, monkeypatch):
+    monkeypatch.syspath_prepend(folder)
+    Path("model").mkdir()
+    Path("model/hyperparams.yaml").write_text("a: !new:interrupted.Class\n")
+    Path("interrupted.py").write_text("raise KeyboardInterrupt")
+    assert transcribe("1.wav", "--model", "model") == 130
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("content", ["", "window: [", "window: !new:no.such.Class\n"])
+def test_a_broken_model_gets_one_line(folder, capfd, content):
+    Path("model").mkdir()
+    Path("model/hyperparams.yaml").write_text(content)
+    assert transcribe("1.wav", "--model", "model") == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("diffasr: --model: cannot load 'model': ")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "terminal", "shown"),
+    [
+        (["1.wav", "2.wav"], True, True),
+        (["1.wav", "2.wav"], False, False),
+        (["1.wav"], True, False),
+    ],
+)
+def test_a_terminal_shows_progress_for_several_files(
+    model, folder, capsys, monkeypatch, files, terminal, shown
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    assert transcribe(*files) == 0
+    err = capsys.readouterr().err
+    assert ("2/2" in err) == shown
+    assert bool(err) == shown
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_libraries_are_heard_only_on_request(model, folder, monkeypatch, recwarn, caplog, verbose):
+    logger = logging.getLogger("some.library")
+    hear = model.transcribe
+
+    def chatty(*args, **kwargs):
+        warnings.warn("old", stacklevel=1)
+        logger.warning("slow")
+        return hear(*args, **kwargs)
+
+    monkeypatch.setattr(model, "transcribe", chatty)
+    assert transcribe("1.wav", *["--verbose"] * verbose) == 0
+    assert caplog.messages == ["slow"] * verbose
+    assert [str(w.message) for w in recwarn.list].count("old") == verbose
+    logger.warning("afterwards")
+    assert caplog.messages[-1] == "afterwards"
+
+
+def run_python(code, **kwargs):
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, **kwargs
+    )
+
+
+def test_help_teaches_without_loading_torch():
+    code = (
+        "import sys; from speechbrain_diffasr.cli import main\n"
+        "try: main(['transcribe', '--help'])\n"
+        "except SystemExit as end: sys.exit(end.code or 'torch' in sys.modules)"
+    )
+    process = run_python(code, stdout=subprocess.PIPE, cwd=MODEL.parents[1])
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    for word in ["examples:", "--batch-size", "[default: 8]", "seconds", "exit status"]:
+        assert word in out
+
+
+def test_a_closed_pipe_is_silent(folder):
+    paths = [str(MODEL.parents[1]), str(Path(__file__).parent)]
+    code = (
+        f"import sys; sys.path[:0] = {paths}\n"
+        "from test_cli import Recognizer, cli\n"
+        "cli.load_model = lambda *args: Recognizer()\n"
+        "sys.exit(cli.main(['transcribe', '1.wav', '2.wav', '--batch-size', '1']))"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = run_python(code, stdout=writing, cwd=folder)
+    os.close(writing)
+    assert process.communicate()[1] == ""
+    assert process.returncode == 141
+
+
+@pytest.mark.skipif(
+    not (MODEL / "hyperparams.yaml").exists() or not (MODEL / "samples" / "en_1.wav").exists(),
+    reason="pretrained/diffasr-tiny is not in this checkout",
+)
+def test_the_command_says_what_the_interface_says(tmp_path):
+    from speechbrain_diffasr.inference import DiffusionASR
+
+    asr = DiffusionASR.from_hparams(source=str(MODEL))
+    samples = [str(MODEL / "samples" / name) for name in ("en_1.wav", "digits_1.wav")]
+    process = subprocess.run(
+        [sys.executable, "-m", "speechbrain_diffasr", "transcribe", *samples, "--format", "json"],
+        cwd=MODEL.parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert (process.returncode, process.stderr) == (0, "")
+    told = json.loads(process.stdout)
+    assert [entry["path"] for entry in told] == samples
+    assert [entry["text"] for entry in told] == [asr.transcribe_file(path) for path in samples]
+    assert [entry["duration"] for entry in told] == [
+        pytest.approx(soundfile.info(path).duration, abs=2e-3) for path in samples
+    ]
+    assert all(entry["steps"] >= 1 and entry["language"] is None for entry in told)
