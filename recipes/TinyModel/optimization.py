@@ -33,7 +33,42 @@ def load_hparams(arguments):
     return hparams
 
 
-def optimize(parameters, batches, loss_of, settings, precision="bf16", log_every=200, log=print):
+def fixed_embeddings(vocab_size, hidden_size, seed):
+    """Token embeddings that encoder and denoiser agree on before either is trained.
+
+    Random directions of length one: what the projector learns to emit under CTC is what the
+    denoiser learns to read, though they never met.
+
+    Arguments
+    ---------
+    vocab_size, hidden_size : int
+    seed : int
+
+    Returns
+    -------
+    embeddings : torch.Tensor
+        [vocab_size, hidden_size].
+
+    Example
+    -------
+    >>> fixed_embeddings(5, 3, seed=0).norm(dim=1)
+    tensor([1.0000, 1.0000, 1.0000, 1.0000, 1.0000])
+    """
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = torch.randn(vocab_size, hidden_size, generator=generator)
+    return torch.nn.functional.normalize(embeddings, dim=1)
+
+
+def optimize(
+    parameters,
+    batches,
+    loss_of,
+    settings,
+    precision="bf16",
+    log_every=200,
+    log=print,
+    save=lambda: None,
+):
     """Minimizes a loss with AdamW, warm-up and a cosine to a tenth.
 
     It ends after so many steps or so many seconds, whichever is first, and the cosine with it.
@@ -47,13 +82,15 @@ def optimize(parameters, batches, loss_of, settings, precision="bf16", log_every
     loss_of : callable
         Returns the loss and a dict of its parts (tensors).
     settings : dict
-        steps, seconds, lr, warmup_steps, betas, weight_decay, max_grad_norm.
+        steps, seconds, save_every, lr, warmup_steps, betas, weight_decay, max_grad_norm.
     precision : str
         "bf16" for autocast, or "fp32".
     log_every : int
         Steps between two lines of the log.
     log : callable
         Takes such a line.
+    save : callable
+        Called every `save_every` steps and at the end.
     """
     parameters = [p for p in parameters if p.requires_grad]
     device = parameters[0].device.type
@@ -98,5 +135,7 @@ def optimize(parameters, batches, loss_of, settings, precision="bf16", log_every
             means = " ".join(f"{name} {float(value) / count:.4f}" for name, value in sums.items())
             log(f"step {step} {means} skipped {skipped} {step / elapsed:.1f} steps/s")
             sums = {}
+        if step % settings["save_every"] == 0 or last:
+            save()
         if last:
             break

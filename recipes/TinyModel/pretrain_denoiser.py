@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from optimization import load_hparams, optimize
+from optimization import fixed_embeddings, load_hparams, optimize
 
 from speechbrain_diffasr.hub import save_part
 from speechbrain_diffasr.training import LanguageModelLosses
@@ -156,6 +156,10 @@ def main():
     tokenizer = model["tokenizer"]
     tokenizer.load(folder / "tokenizer.json")
     gemma = model["diffusion_gemma"].to(device)
+    embeddings = fixed_embeddings(gemma.vocab_size, gemma.hidden_size, hparams["seed"])
+    with torch.no_grad():
+        gemma.head.weight.copy_(embeddings)
+    gemma.head.weight.requires_grad_(False)
     store = DraftStore(
         path=folder / "text.csv",
         tokenizer=tokenizer,
@@ -183,6 +187,9 @@ def main():
         total = diffusion + settings["autoregressive_weight"] * autoregressive
         return total, {"diffusion": diffusion, "autoregressive": autoregressive}
 
+    def save():
+        save_part("base", gemma, output, torch.float16)
+
     with open(output / "denoiser.log", "a", encoding="utf-8") as log_file:
 
         def log(line):
@@ -196,8 +203,8 @@ def main():
             hparams["precision"],
             hparams["log_every"],
             log,
+            save,
         )
-    save_part("base", gemma, output)
 
 
 if __name__ == "__main__":

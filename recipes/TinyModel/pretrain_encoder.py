@@ -1,4 +1,4 @@
-"""Trains the small encoder with CTC on speech; the projector it trains with is thrown away.
+"""Trains the small encoder with CTC on speech, through a projector and fixed embeddings.
 
 python pretrain_encoder.py pretrain.yaml --data_folder data
 """
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from optimization import load_hparams, optimize
+from optimization import fixed_embeddings, load_hparams, optimize
 from waveforms import WaveformStore, spec_augment
 
 from speechbrain_diffasr.decoders.ctc import greedy_tokens
@@ -48,9 +48,12 @@ def main():
     output.mkdir(parents=True, exist_ok=True)
     model["tokenizer"].load(Path(hparams["data_folder"]) / "tokenizer.json")
     blank = model["tokenizer"].token_id(hparams["blank_token"])
-    whisper, projector = model["whisper"].to(device), model["projector"].to(device)
-    head = torch.nn.Linear(model["hidden_size"], model["vocab_size"], bias=False).to(device)
+    # Before CUDA is initialized: the files are read in forked processes.
     store = make_store(hparams, device, settings["batch_size"], settings["join"])
+    whisper, projector = model["whisper"].to(device), model["projector"].to(device)
+    gemma = model["diffusion_gemma"]
+    embeddings = fixed_embeddings(gemma.vocab_size, gemma.hidden_size, hparams["seed"])
+    head = Head(embeddings.to(device), gemma.softcap)
     ctc = CTCLoss(blank=blank, chunk_size=hparams["chunk_size"])
 
     def encode(mels):
@@ -64,8 +67,12 @@ def main():
         audio = encode(spec_augment(mels, store.generator))
         targets, target_lens = pad_tokens(batch.tokens, device)
         frame_lens = torch.full_like(target_lens, audio.shape[1])
-        loss, infeasible = ctc(audio, Head(head.weight, None), targets, frame_lens, target_lens)
+        loss, infeasible = ctc(audio, head, targets, frame_lens, target_lens)
         return loss, {"ctc": loss, "infeasible": torch.as_tensor(infeasible).float()}
+
+    def save():
+        save_part("whisper", whisper, output, torch.float16)
+        save_part("projector", projector, output, torch.float16)
 
     with open(output / "encoder.log", "a", encoding="utf-8") as log_file:
 
@@ -73,13 +80,14 @@ def main():
             print(line, file=log_file, flush=True)
 
         optimize(
-            [*whisper.parameters(), *projector.parameters(), *head.parameters()],
+            [*whisper.parameters(), *projector.parameters()],
             iter(store),
             loss_of,
             settings,
             hparams["precision"],
             hparams["log_every"],
             log,
+            save,
         )
         whisper.eval()
         with torch.no_grad():
@@ -87,7 +95,6 @@ def main():
             tokens = greedy_tokens(projector(whisper(*batch.sig)) @ head.weight.T, blank)
         for row, reference in list(zip(tokens, batch.wrd, strict=True))[:8]:
             log(f"{reference} | {model['tokenizer'].decode_ids(row)}")
-    save_part("whisper", whisper, output)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import csv
 import random
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,13 +94,13 @@ class WaveformStore(torch.utils.data.IterableDataset):
         self.tokens = [list(t) for t in tokenizer.backend(
             [row["wrd"] for row in self.rows], add_special_tokens=False
         )["input_ids"]]  # fmt: skip
-        with ThreadPoolExecutor(16) as pool:
-            paths = [row["wav"] for row in self.rows]
-            read = pool.map(lambda path: soundfile.read(path, dtype="int16")[0], paths)
-            wavs = list(tqdm(read, total=len(paths), unit="wav", desc="Reading", mininterval=5))
-        self.lens = np.array([len(wav) for wav in wavs])
+        paths = [row["wav"] for row in self.rows]
+        shares = [paths[start : start + 1000] for start in range(0, len(paths), 1000)]
+        with ProcessPoolExecutor() as pool:
+            read = list(tqdm(pool.map(_read, shares), total=len(shares), desc="Reading"))
+        self.lens = np.concatenate([lens for _, lens in read])
         self.starts = np.concatenate([[0], np.cumsum(self.lens)[:-1]])
-        self.audio = torch.from_numpy(np.concatenate(wavs)).to(device)
+        self.audio = torch.from_numpy(np.concatenate([wavs for wavs, _ in read])).to(device)
         self.device = device
         self.batch_size = batch_size
         self.max_samples = int(window * sample_rate)
@@ -123,7 +123,7 @@ class WaveformStore(torch.utils.data.IterableDataset):
         start = max(0, min(start, int(limit) - self.lens[first]))
         parts, end = [(first, start)], start + self.lens[first]
         if self.rng.random() < self.join:
-            wanted = self.rng.uniform(0.15, 1.0) * limit
+            wanted = self.rng.uniform(0.2, 1.0) * limit
             while True:
                 other = self.rng.choice(group)
                 start = end + int(self.rng.uniform(0.05, 0.5) * self.sample_rate)
@@ -192,6 +192,12 @@ class WaveformStore(torch.utils.data.IterableDataset):
             wavs.shape, device=self.device, generator=self.generator, dtype=wavs.dtype
         )
         return wavs + loud * noise * (recorded | ~stops)
+
+
+def _read(paths):
+    """Reads WAV files into one array, and their lengths into another."""
+    wavs = [soundfile.read(path, dtype="int16")[0] for path in paths]
+    return np.concatenate(wavs), np.array([len(wav) for wav in wavs])
 
 
 def spec_augment(mels, generator, time_masks=2, max_time=40, freq_masks=2, max_freq=12):
