@@ -18,9 +18,9 @@ class DiffusionBrain(sb.Brain):
 
     Modules: `encoder` (waveforms to audio embeddings) and `decoder` (a `DiffusionSearcher`).
     Hyperparameters: `tokenizer`, `blank_token`, `loss_weights` with diffusion, autoregressive and
-    ctc, `denoising_steps` for validation and test, and optionally `self_conditioning`,
-    `open_language`, `chunk_size`, `compile_losses`, `make_scheduler` (takes the optimizer, stepped after every
-    update), `train_logger`, `epoch_counter`, `test_name`.
+    ctc, and `denoising_steps` for validation and test; optionally `self_conditioning`,
+    `open_language`, `chunk_size`, `compile_losses`, `train_logger`, `test_name`, and
+    `make_scheduler`, which takes the optimizer and is stepped after every update.
 
     Example
     -------

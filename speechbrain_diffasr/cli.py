@@ -13,6 +13,7 @@ import warnings
 from tqdm import tqdm
 
 from speechbrain_diffasr import __version__
+from speechbrain_diffasr.evaluate import add_evaluate
 
 TRANSCRIBE = """\
 Writes what is said in audio files.
@@ -60,16 +61,19 @@ def build_parser():
         title="commands", metavar="COMMAND", dest="command", required=True
     )
     _add_transcribe(commands)
+    add_evaluate(commands, add_model_options)
     return parser
 
 
-def add_model_options(parser):
+def add_model_options(parser, steps_type=None):
     """Adds the options of every command that runs a model.
 
     Arguments
     ---------
     parser : argparse.ArgumentParser
         Gets --model, --language, --steps, --batch-size, --device, --seed and --verbose.
+    steps_type : callable, optional
+        Reads the value of --steps. Default: a whole number of 1 or more.
 
     Example
     -------
@@ -88,11 +92,11 @@ def add_model_options(parser):
     options.add_argument(
         "--language",
         metavar="CODE",
-        help="the language that is spoken, such as en [default: the model finds out]",
+        help="the language that is spoken, such as en [default: the prompt names none]",
     )
     options.add_argument(
         "--steps",
-        type=_positive,
+        type=steps_type or _positive,
         metavar="N",
         help="denoising steps at most for an utterance, 1 or more; time grows with them "
         "[default: the model's own]",
@@ -205,7 +209,7 @@ def transcribe(args):
         If the model cannot be loaded or the output cannot be written.
     """
     _check_output(args.output, args.files)
-    with _quiet_libraries(args.verbose):
+    with quiet_libraries(args.verbose):
         from speechbrain_diffasr.audio import AudioError, load_audio, quiet_decoder
 
         model = open_model(args)
@@ -236,7 +240,7 @@ def transcribe(args):
                     tqdm.write(_as_text(done, len(args.files)), file=_stdout("text"), end="")
                     sys.stdout.flush()
     if args.output is not None:
-        _write_file(args.output, _FORMATS[args.format](results, len(args.files)), args.format)
+        write_file(args.output, _FORMATS[args.format](results, len(args.files)), args.format)
     elif args.format == "json":
         print(_as_json(results, len(args.files)), end="", file=_stdout("json"), flush=True)
     return int(failed > 0)
@@ -332,7 +336,7 @@ def _stdout(kind):
     return sys.stdout
 
 
-def _write_file(path, text, kind):
+def write_file(path, text, kind):
     """Writes all or nothing."""
     path = os.path.realpath(path)
     special = os.path.exists(path) and not os.path.isfile(path)
@@ -393,7 +397,7 @@ def _device(name):
 
 
 @contextlib.contextmanager
-def _quiet_libraries(verbose):
+def quiet_libraries(verbose):
     """Keeps warnings and logs of the libraries off stderr, which is for the user's files."""
     if verbose:
         yield

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from optimization import fixed_embeddings, load_hparams, optimize
+from safetensors.torch import load_file
 from waveforms import WaveformStore, spec_augment
 
 from speechbrain_diffasr.decoders.ctc import greedy_tokens
@@ -24,8 +25,10 @@ def make_store(hparams, device, batch_size, join):
         tokenizer=hparams["model"]["tokenizer"],
         device=device,
         batch_size=batch_size,
-        window=hparams["model"]["window"],
+        window=hparams["train_window"],
         join=join,
+        noise=hparams["noise"],
+        max_stretch=hparams["max_stretch"],
         seed=hparams["seed"],
         weights=hparams["group_weights"],
     )
@@ -51,6 +54,10 @@ def main():
     # Before CUDA is initialized: the files are read in forked processes.
     store = make_store(hparams, device, settings["batch_size"], settings["join"])
     whisper, projector = model["whisper"].to(device), model["projector"].to(device)
+    if hparams["continue_from"]:
+        whisper.load_state_dict(load_file(f"{hparams['continue_from']}/whisper.safetensors"))
+        projector.load_state_dict(load_file(f"{hparams['continue_from']}/projector.safetensors"))
+    whisper.set_window(hparams["train_window"])
     gemma = model["diffusion_gemma"]
     embeddings = fixed_embeddings(gemma.vocab_size, gemma.hidden_size, hparams["seed"])
     head = Head(embeddings.to(device), gemma.softcap)
@@ -64,14 +71,18 @@ def main():
 
     def loss_of(batch):
         mels = whisper.log_mel(*batch.sig)
-        audio = encode(spec_augment(mels, store.generator))
+        if hparams["spec_augment"]:
+            mels = spec_augment(mels, store.generator)
+        audio = encode(mels)
         targets, target_lens = pad_tokens(batch.tokens, device)
         frame_lens = torch.full_like(target_lens, audio.shape[1])
         loss, infeasible = ctc(audio, head, targets, frame_lens, target_lens)
         return loss, {"ctc": loss, "infeasible": torch.as_tensor(infeasible).float()}
 
     def save():
+        whisper.set_window(model["window"])
         save_part("whisper", whisper, output, torch.float16)
+        whisper.set_window(hparams["train_window"])
         save_part("projector", projector, output, torch.float16)
 
     with open(output / "encoder.log", "a", encoding="utf-8") as log_file:

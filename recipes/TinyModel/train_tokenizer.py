@@ -77,8 +77,7 @@ def main():
     parser.add_argument(
         "--prompt_words",
         nargs="*",
-        default=["user", "model", "transcribe"]
-        + ["English", "German", "French", "Spanish", "Hindi", "Chinese"],
+        default=["user", "model", "transcribe", "English", "German", "French", "Spanish", "Hindi", "Chinese"],
     )
     args = parser.parse_args()
     texts = defaultdict(dict)

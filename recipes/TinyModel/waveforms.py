@@ -85,6 +85,8 @@ class WaveformStore(torch.utils.data.IterableDataset):
         for number, (path, root) in enumerate(zip(csvs, data_roots, strict=True)):
             with open(path, encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):
+                    if float(row["duration"]) * (1 + max_stretch) > window:
+                        continue
                     row["wav"] = row["wav"].replace("$data_root", str(root))
                     name = row["lang"] + (str(number) if number else "")
                     groups.setdefault(name, []).append(len(self.rows))

@@ -56,18 +56,13 @@ class WhisperEncoder(nn.Module):
         self.hop = extractor.hop_length  # samples between two mel frames
         self.n_fft = extractor.n_fft
 
-        samples_per_frame = self.hop * MEL_FRAMES_PER_FRAME
-        longest = encoder.config.max_source_positions * samples_per_frame / self.sample_rate
-        self.window = longest if window is None else float(window)
-        if not 0 < self.window <= longest:
-            raise ValueError(
-                f"WhisperEncoder: window: {window} s, but this encoder has positions for {longest} s"
-            )
-        self.num_frames = round(self.window * self.sample_rate / samples_per_frame)
-        if self.num_frames < encoder.config.max_source_positions:
-            _keep_first_positions(encoder, self.num_frames)
+        # Of all positions, so that the window can be widened again.
+        self.register_buffer(
+            "positions", encoder.embed_positions.weight.detach().clone(), persistent=False
+        )
         self.encoder = encoder
         self.output_size = encoder.config.d_model
+        self.set_window(window)
 
         self.register_buffer(
             "mel_filters",
@@ -83,6 +78,35 @@ class WhisperEncoder(nn.Module):
     def train(self, mode=True):
         """Sets training mode, which a frozen encoder ignores."""
         return super().train(mode and not self.freeze)
+
+    def set_window(self, window=None):
+        """Changes how much audio is heard at once; the first positions are kept.
+
+        Arguments
+        ---------
+        window : float, optional
+            Seconds. Default: all that the checkpoint allows.
+
+        Raises
+        ------
+        ValueError
+            If the encoder has no positions for so much.
+        """
+        samples_per_frame = self.hop * MEL_FRAMES_PER_FRAME
+        longest = len(self.positions) * samples_per_frame / self.sample_rate
+        self.window = longest if window is None else float(window)
+        if not 0 < self.window <= longest:
+            raise ValueError(
+                f"WhisperEncoder: window: {window} s, but this encoder has positions for "
+                f"{longest:g} s"
+            )
+        self.num_frames = round(self.window * self.sample_rate / samples_per_frame)
+        positions = nn.Embedding(
+            self.num_frames, self.output_size, _weight=self.positions[: self.num_frames].clone()
+        )
+        self.encoder.embed_positions = positions.requires_grad_(False)
+        self.encoder.config.max_source_positions = self.num_frames
+        self.encoder.max_source_positions = self.num_frames
 
     @property
     def max_samples(self):
@@ -166,15 +190,3 @@ class WhisperEncoder(nn.Module):
             [B, frames, width]; 30 s of Whisper-small give [B, 1500, 768].
         """
         return self.encode_mel(self.log_mel(wavs, wav_lens))
-
-
-def _keep_first_positions(encoder, num_frames):
-    """Shortens an encoder's window in place; it then takes exactly `num_frames` frames."""
-    positions = nn.Embedding(
-        num_frames,
-        encoder.config.d_model,
-        _weight=encoder.embed_positions.weight.detach()[:num_frames].clone(),
-    )
-    encoder.embed_positions = positions.requires_grad_(False)
-    encoder.config.max_source_positions = num_frames
-    encoder.max_source_positions = num_frames
