@@ -1,7 +1,6 @@
 """Pretrained folders: what is in them, how they are read and written."""
 
 import json
-import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -140,6 +139,7 @@ def save_part(name, part, folder, dtype=None):
         path,
         metadata={"format": "pt"},
     )
+    path.chmod(0o644)  # safetensors writes for the owner only
 
 
 def save_pretrained(pretrainer, hyperparams, folder, dtype=None):
@@ -149,8 +149,8 @@ def save_pretrained(pretrainer, hyperparams, folder, dtype=None):
     ---------
     pretrainer : FolderPretrainer
         Holds the parts. Those that came from another source are not copied.
-    hyperparams : str or Path
-        The YAML file to put beside them.
+    hyperparams : str
+        The YAML text to put beside them.
     folder : str or Path
         Made if needed.
     dtype : torch.dtype, optional
@@ -158,9 +158,7 @@ def save_pretrained(pretrainer, hyperparams, folder, dtype=None):
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / "hyperparams.yaml"
-    if Path(hyperparams).resolve() != target.resolve():
-        shutil.copyfile(hyperparams, target)
+    (folder / "hyperparams.yaml").write_text(hyperparams, encoding="utf-8")
     for name, part in pretrainer.loadables.items():
         if not pretrainer.sources.get(name):
             save_part(name, part, folder, dtype)

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from hyperpyyaml import resolve_references
 from speechbrain.inference.ASR import EncoderDecoderASR
+from speechbrain.utils.fetching import fetch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
@@ -67,6 +69,37 @@ class DiffusionASR(EncoderDecoderASR):
     >>> asr.transcribe_file(sample) == sample.with_suffix(".txt").read_text().strip()
     True
     """
+
+    @classmethod
+    def from_hparams(cls, source, hparams_file="hyperparams.yaml", overrides={}, **kwargs):
+        """Loads a pretrained folder or Hub repository.
+
+        Arguments
+        ---------
+        source : str or Path
+            A folder, or the name of a Hub repository.
+        hparams_file : str
+            The YAML file in it. Default: "hyperparams.yaml".
+        overrides : dict
+            Values of the YAML file to change, such as `{"denoising_steps": 16}`.
+        **kwargs : dict
+            For SpeechBrain's `from_hparams`: `savedir` collects the files, and
+            `run_opts={"device": "cuda"}` says where to run.
+
+        Returns
+        -------
+        asr : DiffusionASR
+        """
+        source = str(source)
+        asr = super().from_hparams(
+            source=source, hparams_file=hparams_file, overrides=overrides, **kwargs
+        )
+        # Kept for `save_pretrained`, since the objects made from it no longer tell.
+        keys = ("savedir", "local_strategy", "fetch_config")
+        path = fetch(hparams_file, source, **{k: kwargs[k] for k in keys if k in kwargs})
+        text = Path(path).read_text(encoding="utf-8")
+        asr.hyperparams = resolve_references(text, overrides).getvalue() if overrides else text
+        return asr
 
     @property
     def languages(self):
@@ -270,7 +303,7 @@ class DiffusionASR(EncoderDecoderASR):
         dtype : torch.dtype, optional
             To store the weights in. Default: as they are.
         """
-        save_pretrained(self.hparams.pretrainer, self.hparams.hyperparams_file, folder, dtype)
+        save_pretrained(self.hparams.pretrainer, self.hyperparams, folder, dtype)
 
 
 def _for_each(name, value, batch):

@@ -61,7 +61,7 @@ def test_frames_do_not_depend_on_what_else_is_in_the_batch():
 
 def test_audio_over_the_window_is_refused_and_padding_is_not():
     encoder = WhisperEncoder(config=WHISPER, window=1.0)
-    with pytest.raises(ValueError, match="1.2 s of audio, but this model hears 1 s"):
+    with pytest.raises(ValueError, match=r"1\.2 s of audio, but this model hears 1 s"):
         encoder(torch.rand(1, 19200))
     assert encoder(torch.rand(1, 19200), torch.tensor([0.8])).shape == (1, 50, 32)
 
@@ -211,7 +211,7 @@ def test_a_checkpoint_holds_what_is_trained(small_gemma, small_config, tmp_path)
 
 def test_an_adapter_of_another_rank_is_refused(small_gemma, small_config):
     other = DiffusionGemma(config=small_config, lora={"r": 2})
-    with pytest.raises(ValueError, match="the adapter does not fit this model.*adapter_config"):
+    with pytest.raises(ValueError, match=r"the adapter does not fit this model.*adapter_config"):
         small_gemma.load_adapter_state_dict(other.adapter_state_dict())
 
 
@@ -239,3 +239,12 @@ def test_every_way_to_run_the_experts_gives_the_same(small_gemma, implementation
         small_gemma.core.set_experts_implementation(implementation)
         got, _ = small_gemma.encode(small_gemma.embed(prompt))
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_weights_of_a_larger_window_load_into_a_smaller_one():
+    large = WhisperEncoder(config=WHISPER)
+    small = WhisperEncoder(config=WHISPER, window=1.0)
+    small.load_state_dict(large.state_dict())
+    large.set_window(1.0)
+    wavs = torch.randn(1, 16000)
+    torch.testing.assert_close(small(wavs), large(wavs))

@@ -54,7 +54,7 @@ def main():
     brain.checkpointer.recover_if_possible(min_key="error_rate")
     save_pretrained(
         hparams["model"]["pretrainer"],
-        MODEL,
+        MODEL.read_text(encoding="utf-8"),
         hparams["pretrained_folder"],
         dtype=torch.float16,
     )

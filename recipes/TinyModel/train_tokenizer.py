@@ -14,6 +14,10 @@ SPECIAL_TOKENS = [
     "<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>", "<|audio>", "<audio|>", "<|audio|>",
 ]  # fmt: skip
 
+PROMPT_WORDS = [
+    "user", "model", "transcribe", "English", "German", "French", "Spanish", "Hindi", "Chinese",
+]  # fmt: skip
+
 
 def train_tokenizer(texts_by_language, vocab_size, prompt_words):
     """Trains on the same amount of text of each language.
@@ -77,7 +81,7 @@ def main():
     parser.add_argument(
         "--prompt_words",
         nargs="*",
-        default=["user", "model", "transcribe", "English", "German", "French", "Spanish", "Hindi", "Chinese"],
+        default=PROMPT_WORDS,
     )
     args = parser.parse_args()
     texts = defaultdict(dict)

@@ -70,6 +70,7 @@ class WhisperEncoder(nn.Module):
             persistent=False,
         )
         self.register_buffer("stft_window", torch.hann_window(self.n_fft), persistent=False)
+        self.register_load_state_dict_pre_hook(_fit_positions)
         self.freeze = freeze
         if freeze:
             self.requires_grad_(False)
@@ -190,3 +191,12 @@ class WhisperEncoder(nn.Module):
             [B, frames, width]; 30 s of Whisper-small give [B, 1500, 768].
         """
         return self.encode_mel(self.log_mel(wavs, wav_lens))
+
+
+def _fit_positions(encoder, weights, prefix, *unused):
+    """Lets weights saved with a larger window be loaded: the first positions are kept."""
+    name = f"{prefix}encoder.embed_positions.weight"
+    saved = weights.get(name)
+    if saved is not None and len(saved) > encoder.num_frames:
+        encoder.positions = saved.to(encoder.positions)
+        weights[name] = saved[: encoder.num_frames]
