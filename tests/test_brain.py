@@ -1,0 +1,173 @@
+"""The Brain: what is trained and what is not, that it learns, and that validation decodes."""
+
+import pytest
+import speechbrain as sb
+import torch
+from speechbrain.dataio import audio_io
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.utils.checkpoints import Checkpointer
+
+from speechbrain_diffasr.brain import DiffusionBrain
+from speechbrain_diffasr.dataio import csv_dataset
+from speechbrain_diffasr.inference import DiffusionASR
+from speechbrain_diffasr.training import LanguageModelLosses
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Four utterances of noise, each of its own colour, in a CSV file."""
+    lines = ["ID,duration,wav,lang,wrd"]
+    for number, (lang, text) in enumerate(
+        [("en", "w1 w2"), ("de", "w3"), ("en", "w4 w4 w5"), ("zh", "w6 w2")]
+    ):
+        time = torch.arange(16000) / 16000
+        wav = 0.3 * torch.sin(2 * torch.pi * 200 * (number + 1) * time)
+        audio_io.save(tmp_path / f"{number}.wav", wav[None], 16000)
+        lines.append(f"{number},1.0,$data_root/{number}.wav,{lang},{text}")
+    (tmp_path / "all.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def make_brain(folder, checkpointer=None, weights=None, lr=3e-3):
+    torch.manual_seed(0)
+    asr = DiffusionASR.from_hparams(folder, freeze_params=False)
+    model = asr.mods.decoder.model
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    if checkpointer is not None:
+        checkpointer.add_recoverable("projector", asr.mods.encoder["projector"])
+        checkpointer.add_recoverable("diffusion_gemma", model)
+    hparams = {
+        "tokenizer": asr.tokenizer,
+        "blank_token": "<|audio|>",
+        "denoising_steps": 2,
+        "loss_weights": weights or {"diffusion": 1.0, "autoregressive": 0.5, "ctc": 0.3},
+    }
+    return DiffusionBrain(
+        modules=asr.mods,
+        opt_class=lambda parameters: torch.optim.AdamW(parameters, lr=lr),
+        hparams=hparams,
+        run_opts={"device": "cpu", "noprogressbar": True},
+        checkpointer=checkpointer,
+    )
+
+
+def loader(data, brain):
+    dataset = csv_dataset(data / "all.csv", data, brain.hparams.tokenizer)
+    return torch.utils.data.DataLoader(dataset, batch_size=2, collate_fn=PaddedBatch)
+
+
+def test_all_three_losses_fall_and_only_projector_and_lora_move(random_model, data):
+    brain = make_brain(random_model)
+    before = {name: p.detach().clone() for name, p in brain.modules.named_parameters()}
+    seen = []
+    brain.on_stage_end = lambda stage, loss, epoch=None: seen.append(
+        {name: float(total) / count for name, (total, count) in brain.parts.items()}
+    )
+    brain.fit(range(40), loader(data, brain))
+    for part in ("diffusion", "autoregressive", "ctc"):
+        early = sum(parts[part] for parts in seen[:3])
+        late = sum(parts[part] for parts in seen[-3:])
+        assert late < 0.9 * early, part
+    moved = {
+        name
+        for name, p in brain.modules.named_parameters()
+        if not torch.equal(p.detach(), before[name])
+    }
+    assert moved and all("projector" in name or "lora_" in name for name in moved)
+    assert any("projector" in name for name in moved) and any("lora_A" in name for name in moved)
+    assert not brain.modules.decoder.model.core.training
+
+
+def test_validation_decodes_and_keeps_the_best_checkpoint(random_model, data, tmp_path):
+    checkpointer = Checkpointer(tmp_path / "save")
+    brain = make_brain(random_model, checkpointer)
+    brain.fit(range(2), loader(data, brain), loader(data, brain))
+    checkpoint = checkpointer.find_checkpoint(min_key="error_rate")
+    assert checkpoint.meta["error_rate"] >= 0
+    assert sorted(brain.rates.summarize()) == ["de", "en", "zh"]
+    assert sum(row["utterances"] for row in brain.rates.summarize().values()) == 4
+    size = sum(path.stat().st_size for path in checkpoint.path.iterdir())
+    trained = sum(p.numel() * 4 for p in brain.modules.parameters() if p.requires_grad)
+    # Weights and AdamW's two moments of what is trained; the rest would be as much again.
+    assert size < 3.2 * trained
+
+    twin_checkpointer = Checkpointer(tmp_path / "save")
+    twin = make_brain(random_model, twin_checkpointer)
+    twin.on_fit_start()
+    twin_checkpointer.recover_if_possible(min_key="error_rate")
+    for (name, ours), (_, theirs) in zip(
+        brain.modules.named_parameters(), twin.modules.named_parameters(), strict=True
+    ):
+        assert torch.equal(ours, theirs), name
+
+
+def test_a_weight_of_zero_takes_a_loss_out(random_model, data):
+    """Without the two losses of the language model, LoRA gets no gradient."""
+    brain = make_brain(random_model, weights={"diffusion": 0.0, "autoregressive": 0.0, "ctc": 1.0})
+    brain.on_fit_start()
+    brain.on_stage_start(sb.Stage.TRAIN)
+    batch = next(iter(loader(data, brain)))
+    loss = brain.compute_objectives(
+        brain.compute_forward(batch, sb.Stage.TRAIN), batch, sb.Stage.TRAIN
+    )
+    loss.backward()
+    model = brain.modules.decoder.model
+    lora = [p.grad for name, p in model.named_parameters() if "lora_" in name]
+    assert all(grad is None or not grad.any() for grad in lora)
+    assert all(p.grad.any() for p in brain.modules.encoder["projector"].parameters())
+
+
+def test_transcripts_the_audio_cannot_hold_are_counted(random_model, data):
+    brain = make_brain(random_model)
+    brain.on_fit_start()
+    brain.on_stage_start(sb.Stage.TRAIN)
+    batch = next(iter(loader(data, brain)))
+    audio = torch.randn(2, 25, 32)
+    batch.tokens = [[20] * 10, [21]]  # ten equal tokens need 19 frames
+    brain.compute_objectives((audio, None), batch, sb.Stage.TRAIN)
+    assert float(brain.parts["infeasible"][0]) == 0
+    short = audio[:, :12]
+    brain.modules.decoder.prompt.num_slots = 12
+    brain.compute_objectives((short, None), batch, sb.Stage.TRAIN)
+    assert float(brain.parts["infeasible"][0]) == 1
+
+
+def test_language_is_left_out_as_often_as_asked(random_model):
+    asr = DiffusionASR.from_hparams(random_model)
+    searcher = asr.mods.decoder
+    named = []
+    prompt = searcher.prompt
+
+    class Spy:
+        def __getattr__(self, name):
+            return getattr(prompt, name)
+
+        def __call__(self, languages, *args):
+            named.extend(language is not None for language in languages)
+            return prompt(languages, *args)
+
+    torch.manual_seed(0)
+    audio = torch.randn(8, 25, 32)
+    for share in (0.0, 0.5, 1.0):
+        named.clear()
+        losses = LanguageModelLosses(searcher.model, Spy(), 10, open_language=share)
+        with torch.no_grad():
+            for _ in range(10):
+                losses(audio, ["en"] * 8, [[20]] * 8)
+        assert sum(named) / len(named) == pytest.approx(1 - share, abs=0.15)
+
+
+def test_compiled_losses_equal_plain_ones(random_model):
+    """Padded to the longest sequence there can be, and traced; on CPU without code generation."""
+    asr = DiffusionASR.from_hparams(random_model, freeze_params=False)
+    searcher = asr.mods.decoder
+    audio, tokens = torch.randn(2, 25, 32), [[20, 21], [22]]
+    values = []
+    for compiled in (False, True):
+        torch.manual_seed(3)
+        losses = LanguageModelLosses(searcher.model, searcher.prompt, 10, compile=compiled)
+        if compiled:
+            losses.compiled_run = torch.compile(losses._run, backend="eager", dynamic=False)
+        values.append(torch.stack(losses(audio, ["en", "de"], tokens)))
+    torch.testing.assert_close(*values)
