@@ -65,7 +65,7 @@ class DiffusionASR(EncoderDecoderASR):
     Example
     -------
     >>> asr = DiffusionASR.from_hparams(source=default_model())
-    >>> sample = Path(default_model()) / "samples" / "digits_1.wav"
+    >>> sample = Path(default_model()) / "samples" / "en_1.wav"
     >>> asr.transcribe_file(sample) == sample.with_suffix(".txt").read_text().strip()
     True
     """
