@@ -283,9 +283,12 @@ class DiffusionASR(EncoderDecoderASR):
         batch = len(wavs)
         default = self.mods.decoder.language if language is None else language
         languages = _for_each("language", default, batch)
+        with torch.no_grad():
+            audio = self.encode_batch(wavs, wav_lens)
+        # Not around `encode_batch` too: entered twice, an autocast context never ends.
         with torch.no_grad(), self.inference_ctx:
             hypotheses = self.mods.decoder.search(
-                self.encode_batch(wavs, wav_lens),
+                audio,
                 languages=languages,
                 seeds=_for_each("seed", seed, batch),
                 steps=steps,

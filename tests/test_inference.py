@@ -163,6 +163,7 @@ def test_bf16_runs(folder, wavs):
     assert len(asr.transcribe(wavs)) == 5
     mixed = DiffusionASR.from_hparams(folder, run_opts={"device": "cpu", "precision": "bf16"})
     assert len(mixed.transcribe(wavs)) == 5
+    assert not torch.is_autocast_enabled("cpu")  # it ends with the call
 
 
 def test_nothing_is_fetched_from_outside(folder, tmp_path):
