@@ -156,10 +156,11 @@ def main():
     tokenizer = model["tokenizer"]
     tokenizer.load(folder / "tokenizer.json")
     gemma = model["diffusion_gemma"].to(device)
-    embeddings = fixed_embeddings(gemma.vocab_size, gemma.hidden_size, hparams["seed"])
-    with torch.no_grad():
-        gemma.head.weight.copy_(embeddings)
-    gemma.head.weight.requires_grad_(False)
+    if hparams["fixed_embeddings"]:
+        embeddings = fixed_embeddings(gemma.vocab_size, gemma.hidden_size, hparams["seed"])
+        with torch.no_grad():
+            gemma.head.weight.copy_(embeddings)
+        gemma.head.weight.requires_grad_(False)
     store = DraftStore(
         path=folder / "text.csv",
         tokenizer=tokenizer,

@@ -1,4 +1,4 @@
-"""Trains the small encoder with CTC on speech, through a projector and fixed embeddings.
+"""Trains the small encoder with CTC on speech, through a projector.
 
 python pretrain_encoder.py pretrain.yaml --data_folder data
 """
@@ -59,8 +59,14 @@ def main():
         projector.load_state_dict(load_file(f"{hparams['continue_from']}/projector.safetensors"))
     whisper.set_window(hparams["train_window"])
     gemma = model["diffusion_gemma"]
-    embeddings = fixed_embeddings(gemma.vocab_size, gemma.hidden_size, hparams["seed"])
-    head = Head(embeddings.to(device), gemma.softcap)
+    if hparams["fixed_embeddings"]:
+        embeddings = fixed_embeddings(gemma.vocab_size, gemma.hidden_size, hparams["seed"])
+        weight = embeddings.to(device)
+    else:
+        # Learned along and thrown away: stage 3 brings the projector to the language model.
+        layer = torch.nn.Linear(gemma.hidden_size, gemma.vocab_size, bias=False)
+        weight = layer.to(device).weight
+    head = Head(weight, gemma.softcap)
     ctc = CTCLoss(blank=blank, chunk_size=hparams["chunk_size"])
 
     def encode(mels):
@@ -91,7 +97,7 @@ def main():
             print(line, file=log_file, flush=True)
 
         optimize(
-            [*whisper.parameters(), *projector.parameters()],
+            [*whisper.parameters(), *projector.parameters(), weight],
             iter(store),
             loss_of,
             settings,
