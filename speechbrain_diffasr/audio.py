@@ -109,15 +109,11 @@ def load_audio(path, sample_rate=16000, max_seconds=None):
     torch.Size([16000])
     """
     path = os.fspath(path)
-    head = _read_head(path)
-    # As bytes, because soundfile cannot encode names that are not valid UTF-8.
-    file = os.fsencode(path) if os.name == "posix" else path
-    header = _read_header(path, file, head)
+    file = _file_name(path)
+    header = _read_header(path)
     if max_seconds is not None:
         _check_length(path, header.frames, header.samplerate, max_seconds)
     _check_complete(path, header)
-    if not header.frames:
-        raise _error(path, "the file holds a header but no samples; record it again")
 
     try:
         audio, rate = audio_io.load(file, channels_first=False, dtype=torch.float32)  # [T, C]
@@ -140,6 +136,48 @@ def load_audio(path, sample_rate=16000, max_seconds=None):
     if not wav.any():
         raise _error(path, "the channels cancel out when mixed to mono; keep one of them")
     return wav.contiguous()
+
+
+def check_audio(path):
+    """Reads the header of an audio file and its last sample, which is quick.
+
+    Arguments
+    ---------
+    path : str or Path
+        Any format that soundfile reads.
+
+    Returns
+    -------
+    header
+        What soundfile.info gives: frames, samplerate, channels and so on.
+
+    Raises
+    ------
+    AudioError
+        If the file is missing, unreadable, empty, not audio, or ends earlier than it says.
+
+    Example
+    -------
+    >>> tmpdir = getfixture("tmpdir")
+    >>> audio_io.save(tmpdir / "speech.flac", torch.rand(1, 24000), 16000)
+    >>> check_audio(tmpdir / "speech.flac").frames
+    24000
+    """
+    path = os.fspath(path)
+    header = _read_header(path)
+    _check_complete(path, header)
+    last = header.frames - 1
+    if header.format == "MP3":
+        last = last - _MP3_SLACK if _mp3_states_length(path) else 0
+    try:
+        with soundfile.SoundFile(_file_name(path)) as file:
+            file.seek(max(last, 0))
+            complete = len(file.read(1)) == 1
+    except soundfile.LibsndfileError as err:
+        raise _error(path, _damaged(header.format, err)) from None
+    if not complete:
+        raise _error(path, "truncated; copy or download it again")
+    return header
 
 
 def check_waveform(wav, name, max_seconds=None, sample_rate=16000):
@@ -252,10 +290,16 @@ def _read_head(path):
     return head
 
 
-def _read_header(path, file, head):
+def _file_name(path):
+    # As bytes, because soundfile cannot encode names that are not valid UTF-8.
+    return os.fsencode(path) if os.name == "posix" else path
+
+
+def _read_header(path):
     """What soundfile knows of the file before decoding it."""
+    head = _read_head(path)
     try:
-        header = soundfile.info(file)
+        header = soundfile.info(_file_name(path))
     except soundfile.LibsndfileError as err:
         kind = _audio_kind(head)
         reason = _damaged(kind, err) if kind else f"not audio (file {_looks_like(head)})"
@@ -324,12 +368,14 @@ def _check_length(name, length, sample_rate, max_seconds):
 
 
 def _check_complete(path, header):
-    """Refuses a file that ends earlier than it says."""
+    """Refuses a file that holds nothing or ends earlier than it says."""
     for claimed, have in _CLAIMED_SIZE.findall(header.extra_info):
         if int(have) < int(claimed) < _STREAM_SIZE:
             raise _error(path, _truncated(have, f"{claimed} bytes"))
     if header.format == "OGG" and _ogg_ends_inside_a_page(path):
         raise _error(path, "truncated: ends inside a page; copy or download it again")
+    if not header.frames:
+        raise _error(path, "the file holds a header but no samples; record it again")
 
 
 def _ogg_ends_inside_a_page(path):
