@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 from speechbrain.dataio.preprocess import AudioNormalizer
@@ -52,6 +53,8 @@ class Clip:
         Default: not known.
     start, stop : float, optional
         Where the clip lies in its recording (seconds). Default: it is the whole file.
+    stretches : tuple of tuple, optional
+        In place of start and stop: several (start, stop) in a recording, which are joined.
     """
 
     clip_id: str
@@ -62,6 +65,7 @@ class Clip:
     speaker: str = ""
     start: float | None = None
     stop: float | None = None
+    stretches: tuple[tuple[float, float], ...] = ()
 
 
 def list_corpus(
@@ -146,36 +150,25 @@ def list_corpus(
 
     clips = {split: list(items) for split, items in clips.items()}
     cut = any(
-        clip.start is not None or clip.stop is not None
+        clip.start is not None or clip.stop is not None or clip.stretches
         for items in clips.values()
         for clip in items
     )
-    lister = _Lister(Path(data_folder), folder, cut, normalize, min_seconds, max_seconds)
+    lister = _Lister(Path(data_folder).absolute(), folder, cut, normalize, min_seconds, max_seconds)
     todo = {split: items for split, items in clips.items() if split not in counts}
     total = sum(map(len, todo.values()))
     pool = ThreadPoolExecutor(workers)
     with tqdm(total=total, unit="clip", disable=not progress) as bar:
         try:
             for split, items in todo.items():
-                first = {}
-                for clip in items:
-                    first.setdefault(clip.clip_id, clip)
-                repeated = [clip for clip in items if first[clip.clip_id] is not clip]
-                items = list(first.values())
-                bar.update(len(repeated))
+                lister.mark_repeated(items)
                 starts = range(0, len(items), CLIPS_PER_TASK)
                 tasks = [items[start : start + CLIPS_PER_TASK] for start in starts]
                 outcomes = []
                 for done in pool.map(lister.examine, tasks):
                     outcomes += done
                     bar.update(len(done))
-                counts[split] = _finish_split(
-                    folder,
-                    split,
-                    [*items, *repeated],
-                    [*outcomes, *["another clip has the same ID"] * len(repeated)],
-                    data_folder,
-                )
+                counts[split] = _finish_split(folder, split, items, outcomes, data_folder)
         finally:
             pool.shutdown(cancel_futures=True)
     return {split: counts[split] for split in clips}
@@ -229,12 +222,21 @@ class _Lister:
         self.max_seconds = max_seconds
         # Clips of one recording follow each other.
         self.check_audio = functools.lru_cache(maxsize=1000)(check_audio)
+        self.first = {}
         self.to_mono = AudioNormalizer(SAMPLE_RATE)
+
+    def mark_repeated(self, clips):
+        """Finds the clips of a split whose ID an earlier one has, before threads share the work."""
+        self.first = {}
+        for clip in clips:
+            self.first.setdefault(clip.clip_id, clip)
 
     def examine(self, clips):
         return [self._row(clip) for clip in clips]
 
     def _row(self, clip):
+        if self.first[clip.clip_id] is not clip:
+            return "another clip has the same ID"
         text = self.normalize(clip.text, clip.lang).strip()
         if not text:
             return "no text is left after normalization"
@@ -267,24 +269,21 @@ class _Lister:
             info = soundfile.info(target)
             return info.frames / info.samplerate, wav
         header = self.check_audio(path)
-        rate, end = header.samplerate, header.frames / header.samplerate
-        start = clip.start or 0.0
+        end = header.frames / header.samplerate
         stop = end if clip.stop is None else clip.stop
-        if not 0 <= start < stop <= end + STOP_SLACK:
-            raise _UnusableError(
-                f"outside of its recording ({start:g} to {stop:g} s of {end:.2f} s)"
-            )
-        self._check_length(stop - start)
-        first, last = round(start * rate), min(round(stop * rate), header.frames)
+        stretches = clip.stretches or ((clip.start or 0.0, stop),)
+        for start, stop in stretches:
+            if not 0 <= start < stop <= end + STOP_SLACK:
+                raise _UnusableError(
+                    f"outside of its recording ({start:g} to {stop:g} s of {end:.2f} s)"
+                )
+        self._check_length(sum(stop - start for start, stop in stretches))
         try:
             with soundfile.SoundFile(path) as file:
-                file.seek(first)
-                audio = file.read(last - first, dtype="float32", always_2d=True)  # [T, C]
+                audio = np.concatenate([_read(file, *stretch) for stretch in stretches])  # [T, C]
         except soundfile.LibsndfileError as error:
             raise _UnusableError(f"damaged ({error.error_string})") from None
-        if len(audio) < last - first:
-            raise _UnusableError("damaged (ends before the clip does)")
-        samples = self.to_mono(torch.from_numpy(audio), rate)  # [T]
+        samples = self.to_mono(torch.from_numpy(audio), header.samplerate)  # [T]
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as part:
             # Resampling overshoots full scale, which 16-bit files do not hold.
@@ -302,6 +301,16 @@ class _Lister:
 
 class _UnusableError(Exception):
     """Why a clip is left out."""
+
+
+def _read(file, start, stop):
+    """Samples of an open recording from start to stop (seconds), [T, C]."""
+    first, last = round(start * file.samplerate), min(round(stop * file.samplerate), file.frames)
+    file.seek(first)
+    audio = file.read(last - first, dtype="float32", always_2d=True)
+    if len(audio) < last - first:
+        raise _UnusableError("damaged (ends before the clip does)")
+    return audio
 
 
 def _count_rows(path):
