@@ -79,11 +79,12 @@ def prepare_parser(prepare):
             metavars = {"str": "PATH" if "Path" in kind else "NAME", "int": "N", "float": "X"}
             options["metavar"] = metavars[found[2]]
         if found[1]:
-            options["nargs"] = "+"
+            options["nargs"] = "*"
             default = " ".join(f"'{item}'" if item == "" else str(item) for item in default or ())
         if default not in (None, "") and found[2] != "bool":
             text = f"{text} [default: {default}]"
-        parser.add_argument(f"--{name}", help=text.replace("%", "%%"), **options)
+        text = text.replace("``", "").replace("%", "%%")
+        parser.add_argument(f"--{name}", help=text, **options)
     return parser
 
 
