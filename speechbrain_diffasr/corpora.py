@@ -267,6 +267,7 @@ class _Lister:
         target = self.output_folder / wav
         if target.exists():
             info = soundfile.info(target)
+            self._check_length(info.frames / info.samplerate)
             return info.frames / info.samplerate, wav
         header = self.check_audio(path)
         end = header.frames / header.samplerate
@@ -318,6 +319,11 @@ def _count_rows(path):
         return sum(1 for _ in csv.DictReader(file))
 
 
+def _kind(reason):
+    # What a reason says in brackets or behind a colon differs from clip to clip.
+    return re.split(r"[:;(]", reason)[0].strip()
+
+
 def _finish_split(folder, split, clips, outcomes, data_folder):
     """Writes the files of a split and returns how many clips it has."""
     rows = [outcome for outcome in outcomes if not isinstance(outcome, str)]
@@ -327,11 +333,10 @@ def _finish_split(folder, split, clips, outcomes, data_folder):
         if isinstance(outcome, str)
     ]
 
+    reasons = Counter(_kind(reason) for _, reason in skipped)
     skipped_path = folder / f"{split}.skipped.tsv"
     skipped_path.unlink(missing_ok=True)
     if skipped:
-        # What a reason says in brackets or behind a colon differs from clip to clip.
-        reasons = Counter(re.split(r"[:;(]", reason)[0].strip() for _, reason in skipped)
         with replacing(skipped_path) as part, open(part, "w", encoding="utf-8") as file:
             file.write("ID\tpath\treason\n")
             for clip, reason in skipped:
@@ -342,8 +347,9 @@ def _finish_split(folder, split, clips, outcomes, data_folder):
             (folder / SETTINGS_FILE).unlink()
         why = "the corpus lists none"
         if skipped:
-            reason, count = reasons.most_common(1)[0]
-            why = f"{count} of {len(clips)}: {reason}, such as '{skipped[0][0].path}'"
+            kind, count = reasons.most_common(1)[0]
+            example = next(clip.path for clip, reason in skipped if _kind(reason) == kind)
+            why = f"{count} of {len(clips)}: {kind}, such as '{example}'"
         raise ValueError(f"{data_folder}: no clip is left for {split} ({why})")
     write_csv(folder / f"{split}.csv", rows)
     if skipped:
