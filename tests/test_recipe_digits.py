@@ -1,34 +1,21 @@
 """Data preparation of recipes/SpokenDigits, on a miniature corpus."""
 
 import csv
-import importlib.util
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from miniature import load_recipe
 from speechbrain.dataio.dataset import DynamicItemDataset
 
 REPOSITORY = Path(__file__).parents[1]
 CORPUS = REPOSITORY.parent / "shared" / "data" / "fsdd"
 SPLITS = ("train", "valid", "test", "test_singles")
 
-
-def load_recipe(path, name):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    # Worker processes look the renderer up by the name of its module.
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-digits = load_recipe(
-    REPOSITORY / "recipes" / "SpokenDigits" / "prepare.py", "prepare_spoken_digits"
-)
+digits = load_recipe("SpokenDigits")
 
 
 def level(digit, speaker, index):

@@ -1,7 +1,6 @@
 """Data preparation of recipes/SyntheticSpeech, on a miniature corpus."""
 
 import csv
-import importlib.util
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from miniature import load_recipe
 from speechbrain.dataio.dataset import DynamicItemDataset
 
 REPOSITORY = Path(__file__).parents[1]
@@ -20,17 +20,7 @@ RECIPE = REPOSITORY / "recipes" / "SyntheticSpeech" / "prepare.py"
 TEXTS = REPOSITORY.parent / "shared" / "data" / "text"
 SPLITS = ("train", "valid", "test", "test_unseen_voices")
 
-
-def load_recipe(path, name):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    # Worker processes look the renderer up by the name of its module.
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-synthetic = load_recipe(RECIPE, "prepare_synthetic_speech")
+synthetic = load_recipe("SyntheticSpeech")
 needs_espeak = pytest.mark.skipif(not shutil.which("espeak-ng"), reason="needs espeak-ng")
 
 NUMBERS = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
@@ -231,6 +221,7 @@ def test_a_sentence_stays_in_its_split_when_others_come(texts):
     ("changes", "message"),
     [
         ({"languages": ["xx"]}, "languages: no voice for 'xx'"),
+        ({"languages": []}, "languages: name at least one"),
         ({"languages": ["fr"]}, "has no file 'fr.txt'"),
         ({"variants": ["f1", "nobody"]}, "no voice file 'nobody'"),
         ({"voices": {"en": ["en-gb"], "zh": ["cmn"]}}, "no voice file 'en-gb'"),

@@ -10,17 +10,15 @@ Corpus: https://github.com/Jakobovski/free-spoken-digit-dataset
 A run that was stopped continues where it stopped when it is started again.
 """
 
-import argparse
-import logging
 import random
 import re
-import sys
 from pathlib import Path
 
 import soundfile
 import torch
 
 from speechbrain_diffasr.dataprep import PlannedUtterance, render_dataset
+from speechbrain_diffasr.prepare_cli import run_prepare
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LANGUAGE = "en"
@@ -282,36 +280,5 @@ def join_recordings(utterance):
     return torch.cat(parts), rate
 
 
-def parse_arguments(argv=None):
-    """Returns the command line as keyword arguments of `prepare_spoken_digits`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--data_folder", required=True, help="the unpacked corpus, or its folder recordings")
-    add("--output_folder", required=True, help="where wavs and CSV files go ($data_root)")
-    count = {"type": int, "metavar": "N"}
-    seconds = {"type": float, "metavar": "S"}
-    add("--num_train_strings", default=8000, help="default: %(default)s", **count)
-    add("--num_valid_strings", default=300, help="default: %(default)s", **count)
-    add("--num_test_strings", default=500, help="default: %(default)s", **count)
-    add("--num_valid_indices", default=5, help="recordings that validate (%(default)s)", **count)
-    add("--min_digits", default=3, help="in a string, default: %(default)s", **count)
-    add("--max_digits", default=7, help="in a string, default: %(default)s", **count)
-    add("--min_gap", default=0.05, help="seconds between digits, default: %(default)s", **seconds)
-    add("--max_gap", default=0.4, help="seconds between digits, default: %(default)s", **seconds)
-    add("--max_seconds", default=9.5, help="longer ones are skipped (%(default)s)", **seconds)
-    add("--leave_out_speaker", metavar="NAME", help="train without, test with this one alone")
-    add("--seed", default=1986, help="decides digits and pauses, default: %(default)s", **count)
-    add("--workers", default=None, help="processes, default: one per core", **count)
-    return vars(parser.parse_args(argv))
-
-
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        prepare_spoken_digits(**parse_arguments())
-    except KeyboardInterrupt:
-        sys.exit("prepare.py: stopped; run the same command again to continue")
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(f"prepare.py: {error}")
+    run_prepare(prepare_spoken_digits)

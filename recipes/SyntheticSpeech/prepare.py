@@ -9,12 +9,9 @@ test_unseen_voices speaks the test sentences in voices that training never hears
 A run that was stopped continues where it stopped when it is started again.
 """
 
-import argparse
 import hashlib
-import logging
 import random
 import subprocess
-import sys
 import unicodedata
 from pathlib import Path
 
@@ -22,6 +19,7 @@ import numpy as np
 import torch
 
 from speechbrain_diffasr.dataprep import PlannedUtterance, render_dataset
+from speechbrain_diffasr.prepare_cli import run_prepare
 
 # By the name of the voice's file: espeak-ng 1.51 drops the variant of "en-gb" and "fr-fr", which
 # are languages of the voices en and fr. fr-be and fr-ch sound as fr, except for some numbers.
@@ -104,6 +102,8 @@ def prepare_synthetic_speech(
         If an argument or a text file makes no sense, or the folder holds other data.
     """
     check_ranges(min_rate, max_rate, min_pitch, max_pitch, variants, unseen_variants)
+    if not languages:
+        raise ValueError("languages: name at least one")
     for lang in languages:
         if lang not in voices:
             raise ValueError(f"languages: no voice for '{lang}'; name one in the argument voices")
@@ -333,42 +333,5 @@ def speak(utterance, max_silence=0.1):
     return torch.from_numpy(samples.astype(np.float32) / 32768), rate
 
 
-def parse_arguments(argv=None):
-    """Returns the command line as keyword arguments of `prepare_synthetic_speech`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--text_folder", required=True, help="folder of LANG.txt and optional LANG_words.txt")
-    add("--output_folder", required=True, help="where wavs and CSV files go ($data_root)")
-    add("--languages", nargs="+", default=LANGUAGES, metavar="LANG", help="default: %(default)s")
-    count = {"type": int, "metavar": "N"}
-    add("--train_utterances_per_language", default=30000, help="default: %(default)s", **count)
-    add("--num_valid", default=40, help="sentences per language, default: %(default)s", **count)
-    add("--num_test", default=200, help="sentences per language, default: %(default)s", **count)
-    names = {"nargs": "+", "metavar": "NAME"}
-    add(
-        "--variants",
-        default=VARIANTS,
-        help="of the voices; see espeak-ng --voices=variant",
-        **names,
-    )
-    add("--unseen_variants", default=UNSEEN_VARIANTS, help="for test_unseen_voices only", **names)
-    add("--min_rate", default=130, help="words per minute, default: %(default)s", **count)
-    add("--max_rate", default=210, help="words per minute, default: %(default)s", **count)
-    add("--min_pitch", default=25, help="0 to 99, default: %(default)s", **count)
-    add("--max_pitch", default=75, help="0 to 99, default: %(default)s", **count)
-    add("--max_seconds", type=float, default=9.5, help="longer ones are skipped (%(default)s)")
-    add("--seed", default=1986, help="decides splits and voices, default: %(default)s", **count)
-    add("--workers", default=None, help="processes, default: one per core", **count)
-    return vars(parser.parse_args(argv))
-
-
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        prepare_synthetic_speech(**parse_arguments())
-    except KeyboardInterrupt:
-        sys.exit("prepare.py: stopped; run the same command again to continue")
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(f"prepare.py: {error}")
+    run_prepare(prepare_synthetic_speech)
