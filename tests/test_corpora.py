@@ -2,6 +2,10 @@
 
 import logging
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -67,15 +71,16 @@ def spoiled(tmp_path):
     data = tmp_path / "corpus"
     for name, seconds in {"good": 2, "short": 0.05, "long": 31, "mute": 1, "money": 1}.items():
         write_audio(data / f"{name}.flac", noise(seconds), "FLAC")
-    for name, container in {"cut": "FLAC", "cutwav": "WAV", "cutogg": "OGG"}.items():
-        path = data / f"{name}.{container.lower()}"
-        write_audio(path, noise(2), container, "VORBIS" if container == "OGG" else "PCM_16")
+    subtypes = {"FLAC": "PCM_16", "WAV": "PCM_16", "OGG": "VORBIS", "MP3": "MPEG_LAYER_III"}
+    for container, subtype in subtypes.items():
+        path = data / f"cut.{container.lower()}"
+        write_audio(path, noise(2), container, subtype)
         path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     (data / "empty.flac").touch()
     write_audio(data / "header.wav", noise(0), "WAV")
     (data / "page.flac").write_text("<html>not found</html>")
     clips = [clip(name) for name in ("good", "short", "long", "cut", "empty", "page", "gone")]
-    clips += [clip("cutwav", "cutwav.wav"), clip("cutogg", "cutogg.ogg")]
+    clips += [clip(f"cut{suffix}", f"cut.{suffix}") for suffix in ("wav", "ogg", "mp3")]
     clips += [clip("header", "header.wav"), clip("folder", ".")]
     clips += [clip("mute", text=" "), clip("money", text="$five"), clip("good")]
     return data, clips
@@ -94,6 +99,7 @@ def test_unusable_clips_are_named_and_the_others_stay(spoiled, tmp_path, caplog)
         "cut": "truncated or damaged FLAC",
         "cutwav": "truncated: holds",
         "cutogg": "truncated: ends inside a page",
+        "cutmp3": "truncated; copy",
         "empty": "empty (0 bytes)",
         "header": "no samples",
         "page": "not audio (file is a web page",
@@ -105,7 +111,7 @@ def test_unusable_clips_are_named_and_the_others_stay(spoiled, tmp_path, caplog)
     }.items():
         assert reason in skipped.pop(name)
     assert not skipped
-    assert "train: 13 of 14 clips left out" in caplog.text
+    assert "train: 14 of 15 clips left out" in caplog.text
     assert "short.flac: shorter than 0.1 s" in caplog.text
     assert "1 no such file" in caplog.text
     assert "train.csv: 1 clips, 0.00 h" in caplog.text
@@ -237,6 +243,47 @@ def test_clips_that_were_cut_are_kept(recording, tmp_path):
     assert after.pop(tmp_path / "wavs" / "train" / "c3.flac")
     assert after == before
     assert rows_of(tmp_path, "train") == wanted
+
+
+INTERRUPTED = """
+from speechbrain_diffasr.corpora import Clip, list_corpus
+from speechbrain_diffasr.prepare_cli import run_prepare
+
+def prepare(data_folder, output_folder):
+    '''Makes data.
+
+    Arguments
+    ---------
+    data_folder : str
+    output_folder : str
+    '''
+    clips = [
+        Clip(f"c{n}", "train", "long.wav", "en", "x", start=n / 1000, stop=n / 1000 + 4)
+        for n in range(5000)
+    ]
+    list_corpus({"train": clips}, data_folder, output_folder, {}, lambda text, lang: text)
+
+run_prepare(prepare)
+"""
+
+
+def test_an_interrupt_leaves_nothing_half_done(recording, tmp_path):
+    script = tmp_path / "prepare.py"
+    script.write_text(INTERRUPTED, encoding="utf-8")
+    command = [sys.executable, script, "--data_folder", recording, "--output_folder", tmp_path]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while run.poll() is None and not list(tmp_path.rglob("*.flac")):
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    _, log = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert "prepare.py: stopped; run the same command again to continue" in log
+    assert "Traceback" not in log
+    assert not (tmp_path / "train.csv").exists()
+    assert not list(tmp_path.rglob("*.part"))
+    files = list(tmp_path.rglob("*.flac"))
+    assert 0 < len(files) < 5000
+    assert {soundfile.info(path).frames for path in files} == {64000}
 
 
 def test_a_missing_part_of_a_corpus_is_one_sentence(tmp_path):
