@@ -279,12 +279,22 @@ class _Lister:
                     f"outside of its recording ({start:g} to {stop:g} s of {end:.2f} s)"
                 )
         self._check_length(sum(stop - start for start, stop in stretches))
+        rate = header.samplerate
+        spans = [(round(start * rate), round(stop * rate)) for start, stop in stretches]
+        first = min(begin for begin, _ in spans)
+        last = min(max(end for _, end in spans), header.frames)
         try:
+            # One seek in a fresh file: near seeks after a read miss their place in Ogg files
+            # (https://github.com/libsndfile/libsndfile/issues/885).
             with soundfile.SoundFile(path) as file:
-                audio = np.concatenate([_read(file, *stretch) for stretch in stretches])  # [T, C]
+                file.seek(first)
+                audio = file.read(last - first, dtype="float32", always_2d=True)  # [T, C]
         except soundfile.LibsndfileError as error:
             raise _UnusableError(f"damaged ({error.error_string})") from None
-        samples = self.to_mono(torch.from_numpy(audio), header.samplerate)  # [T]
+        if len(audio) < last - first:
+            raise _UnusableError("damaged (ends before the clip does)")
+        audio = np.concatenate([audio[begin - first : end - first] for begin, end in spans])
+        samples = self.to_mono(torch.from_numpy(audio), rate)  # [T]
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as part:
             # Resampling overshoots full scale, which 16-bit files do not hold.
@@ -302,16 +312,6 @@ class _Lister:
 
 class _UnusableError(Exception):
     """Why a clip is left out."""
-
-
-def _read(file, start, stop):
-    """Samples of an open recording from start to stop (seconds), [T, C]."""
-    first, last = round(start * file.samplerate), min(round(stop * file.samplerate), file.frames)
-    file.seek(first)
-    audio = file.read(last - first, dtype="float32", always_2d=True)
-    if len(audio) < last - first:
-        raise _UnusableError("damaged (ends before the clip does)")
-    return audio
 
 
 def _count_rows(path):
