@@ -16,6 +16,7 @@ REQUIRED = [
     "sentencepiece>=0.2,<0.3",
     "safetensors>=0.6,<1",
     "soundfile>=0.12,<1",
+    "matplotlib>=3.9,<4",
     "tqdm>=4.66,<5",
 ]
 TEST = ["pytest>=8,<10", "pytest-xdist>=3,<4", "ruff==0.17.*", "jiwer>=4,<5"]

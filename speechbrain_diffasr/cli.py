@@ -13,7 +13,7 @@ import warnings
 from tqdm import tqdm
 
 from speechbrain_diffasr import __version__
-from speechbrain_diffasr.evaluate import add_evaluate
+from speechbrain_diffasr.evaluate_cli import add_evaluate
 
 TRANSCRIBE = """\
 Writes what is said in audio files.
@@ -208,7 +208,7 @@ def transcribe(args):
     UsageError
         If the model cannot be loaded or the output cannot be written.
     """
-    _check_output(args.output, args.files)
+    check_output(args.output, args.files)
     with quiet_libraries(args.verbose):
         from speechbrain_diffasr.audio import AudioError, load_audio, quiet_decoder
 
@@ -357,19 +357,36 @@ def write_file(path, text, kind):
                 os.remove(temporary)
 
 
-def _check_output(output, files):
-    """Finds before the work what would make it useless after."""
+def check_output(output, inputs, option="--output", kind="audio files"):
+    """Finds before the work what would make it useless after.
+
+    Arguments
+    ---------
+    output : str or None
+        The file that is to be written.
+    inputs : list of str
+        Files that it must not replace.
+    option : str
+        That names it. Default: --output.
+    kind : str
+        What the inputs are. Default: audio files.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be written, or would replace an input.
+    """
     if output is None:
         return
     folder = os.path.dirname(os.path.realpath(output))
     if not output or os.path.isdir(output):
-        raise UsageError(f"--output: {output!r} is a folder; name a file in it")
+        raise UsageError(f"{option}: {output!r} is a folder; name a file in it")
     if not os.path.isdir(folder):
-        raise UsageError(f"--output: there is no folder {folder!r}; make it first")
+        raise UsageError(f"{option}: there is no folder {folder!r}; make it first")
     if not os.access(folder, os.W_OK):
-        raise UsageError(f"--output: the folder {folder!r} cannot be written to")
-    if os.path.realpath(output) in map(os.path.realpath, files):
-        raise UsageError(f"--output: {output!r} is one of the audio files")
+        raise UsageError(f"{option}: the folder {folder!r} cannot be written to")
+    if os.path.realpath(output) in map(os.path.realpath, inputs):
+        raise UsageError(f"{option}: {output!r} is one of the {kind}")
 
 
 def _check_source(source):

@@ -2,8 +2,7 @@
 
 from speechbrain.utils.metric_stats import ErrorRateStats
 
-# Languages written without spaces between words are scored by their characters.
-CHARACTER_LANGUAGES = ("zh", "ja", "th", "yue")
+from speechbrain_diffasr.normalizers import is_scored_by_characters
 
 
 class ErrorRates:
@@ -16,6 +15,8 @@ class ErrorRates:
     >>> summary = rates.summarize()
     >>> summary["en"]["wer"], round(summary["en"]["cer"], 1), summary["zh"]["cer"]
     (50.0, 16.7, 0.0)
+    >>> summary["en"]["word_errors"]
+    {'insertions': 0, 'deletions': 0, 'substitutions': 1}
     >>> rates.main_rate("zh"), rates.main_rate("en")
     (0.0, 50.0)
     """
@@ -49,7 +50,9 @@ class ErrorRates:
         Returns
         -------
         summary : dict
-            By group: wer and cer in percent, the number of utterances, words and characters.
+            By group: wer and cer in percent; the numbers of utterances, and of words and
+            characters in their references; word_errors and character_errors, each with the
+            numbers of insertions, deletions and substitutions.
         """
         summary = {}
         for group in self.words:
@@ -61,26 +64,44 @@ class ErrorRates:
                 "utterances": words["num_scored_sents"],
                 "words": words["num_scored_tokens"],
                 "characters": characters["num_scored_tokens"],
+                "word_errors": _errors(words),
+                "character_errors": _errors(characters),
             }
         return summary
 
     def main_rate(self, group):
         """CER in percent for languages written without spaces, WER for the others."""
-        kind = "cer" if is_scored_by_characters(group) else "wer"
-        return self.summarize()[group][kind]
+        return self.summarize()[group][main_kind(group)]
+
+    def write_alignments(self, group, stream):
+        """Writes how each utterance of a group aligns with its reference.
+
+        Arguments
+        ---------
+        group : str
+        stream : file
+            Gets what `ErrorRateStats.write_stats` of SpeechBrain writes: of characters for
+            languages written without spaces, of words for the others.
+        """
+        stats = self.words if main_kind(group) == "wer" else self.characters
+        stats[group].write_stats(stream)
 
 
-def is_scored_by_characters(language):
-    """Whether a language is written without spaces between words.
+def main_kind(language):
+    """The rate by which a language is judged, `wer` or `cer`.
 
     Example
     -------
-    >>> is_scored_by_characters("zh"), is_scored_by_characters("hi")
-    (True, False)
+    >>> main_kind("zh"), main_kind("hi")
+    ('cer', 'wer')
     """
-    return str(language).split("-")[0].split("_")[0] in CHARACTER_LANGUAGES
+    return "cer" if is_scored_by_characters(language) else "wer"
 
 
 def _characters(text):
     """The characters of a text without its spaces."""
     return list("".join(text.split()))
+
+
+def _errors(summary):
+    return {kind: summary[kind] for kind in ("insertions", "deletions", "substitutions")}

@@ -1,0 +1,514 @@
+"""diffasr evaluate: what it counts, what it leaves out, and what it writes."""
+
+import csv
+import functools
+import json
+import random
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+from types import SimpleNamespace
+
+import jiwer
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+from transformers.models.whisper.english_normalizer import (
+    BasicTextNormalizer,
+    EnglishTextNormalizer,
+)
+
+from speechbrain_diffasr import cli, report
+from speechbrain_diffasr.audio import load_audio
+from speechbrain_diffasr.evaluate import CsvError, evaluate_csvs, evaluate_rows, read_rows
+from speechbrain_diffasr.inference import DiffusionASR, Transcript
+from speechbrain_diffasr.metrics import ErrorRates
+from speechbrain_diffasr.normalizers import make_normalizer
+from speechbrain_diffasr.utterances import mismatch
+
+MODEL = Path(__file__).parents[1] / "pretrained" / "diffasr-tiny"
+SAMPLES = {name: MODEL / "samples" / f"{name}.wav" for name in ("de_1", "de_2", "hi_1", "zh_1")}
+HINDI = "यह सही है, कैसे?"
+
+
+def write_csv(path, rows, columns=("ID", "wav", "lang", "wrd")):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+    return path
+
+
+def sample_rows():
+    return [
+        [name, path, name[:2], f"{path.with_suffix('.txt').read_text(encoding='utf-8').strip()}!"]
+        for name, path in SAMPLES.items()
+    ]
+
+
+# Normalizers
+
+
+def test_whispers_normalizer_tears_hindi_words_and_ours_does_not():
+    whisper, marks = make_normalizer("whisper"), make_normalizer("marks")
+    assert marks(HINDI, "hi").split() == ["यह", "सही", "है", "कैसे"]
+    assert len(whisper(HINDI, "hi").split()) > 4
+    assert not [c for c in whisper(HINDI, "hi") if unicodedata.category(c)[0] == "M"]
+
+
+def test_marks_keeps_all_marks_and_letters_and_no_punctuation():
+    marks = make_normalizer("marks")
+    compatible = functools.partial(unicodedata.normalize, "NFKC")
+    for character in map(chr, range(0x20, 0x3000)):
+        kind = unicodedata.category(character)
+        text = marks(f"क{character}क")
+        if kind[0] in "PS":
+            # NFKC takes a symbol such as ™ or ℃ apart into letters: it goes before that.
+            assert text == "क क"
+        elif all(unicodedata.category(c)[0] in "LMN" for c in compatible(character)):
+            assert len(text.split()) == 1 and text != "कक"
+        assert marks(text) == text
+        # All but the dotless i of Turkish and its kind.
+        if character.upper().lower() == character.lower():
+            assert marks(character.upper()) == marks(character.lower())
+
+
+@pytest.mark.parametrize(
+    "text", ["Don't, [noise] Mr. GREY said: £20!", "  Ça va?  ", HINDI, "你好。"]
+)
+def test_whisper_is_what_transformers_has(text, tmp_path):
+    path = tmp_path / "normalizer.json"
+    path.write_text(json.dumps({"grey": "gray"}))
+    with_table, without = make_normalizer("whisper", path), make_normalizer("whisper")
+    basic = BasicTextNormalizer()(text).strip()
+    assert with_table(text, "en") == EnglishTextNormalizer({"grey": "gray"})(text).strip()
+    assert without(text, "en") == basic
+    assert "no table" in without.description and "no table" not in with_table.description
+    for normalizer in (with_table, without):
+        assert normalizer(text, "hi") == normalizer(text, None) == basic
+        split = BasicTextNormalizer(split_letters=True)(text)
+        assert normalizer(text, "zh").split() == normalizer(text, "zh-TW").split() == split.split()
+
+
+# Rates
+
+
+def test_rates_are_those_of_jiwer():
+    rng = random.Random(0)
+    pairs = {"en": [], "zh": []}
+    for words in pairs.values():
+        for _ in range(30):
+            reference = rng.choices(["a", "cat", "sat", "猫", "on"], k=rng.randint(1, 9))
+            hypothesis = [w for w in reference if rng.random() > 0.2]
+            hypothesis += rng.choices(["mat", "cat"], k=rng.randint(0, 2))
+            words.append((" ".join(reference), " ".join(hypothesis)))
+    rates = ErrorRates()
+    for group, texts in pairs.items():
+        for i, (reference, hypothesis) in enumerate(texts):
+            rates.append([str(i)], [hypothesis], [reference], [group])
+    for group, summary in rates.summarize().items():
+        references, hypotheses = map(list, zip(*pairs[group], strict=True))
+        words = jiwer.process_words(references, hypotheses)
+        characters = jiwer.process_characters(
+            [text.replace(" ", "") for text in references],
+            [text.replace(" ", "") for text in hypotheses],
+        )
+        assert summary["wer"] == pytest.approx(100 * words.wer)
+        assert summary["cer"] == pytest.approx(100 * characters.cer)
+        # The split into kinds is not unique, insertions less deletions are.
+        for errors, expected in (
+            (summary["word_errors"], words),
+            (summary["character_errors"], characters),
+        ):
+            edits = expected.insertions + expected.deletions + expected.substitutions
+            assert sum(errors.values()) == edits
+            surplus = errors["insertions"] - errors["deletions"]
+            assert surplus == expected.insertions - expected.deletions
+        assert rates.main_rate(group) == summary["cer" if group == "zh" else "wer"]
+
+
+# The whole command, with the model that ships
+
+
+@pytest.fixture(scope="module")
+def asr():
+    return DiffusionASR.from_hparams(source=str(MODEL), run_opts={"device": "cpu"})
+
+
+@pytest.fixture(scope="module")
+def run(asr, tmp_path_factory):
+    """diffasr evaluate over two numbers of steps, with an utterance for every reason to skip."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    soundfile.write(folder / "long.wav", np.random.default_rng(0).normal(0, 0.1, 7 * 16000), 16000)
+    rows = sample_rows()
+    bad = [
+        ["de_1", SAMPLES["de_1"], "de", "twice"],
+        ["silent", SAMPLES["de_1"], "de", " "],
+        ["gone", "$data_root/gone.wav", "de", "nowhere"],
+        ["long", "$data_root/long.wav", "de", "too much"],
+        ["alien", SAMPLES["de_1"], "tlh", "nuqneH"],
+    ]
+    path = write_csv(folder / "test.csv", [*rows[:2], *bad, *rows[2:]])
+    output, alignments, picture = folder / "all.json", folder / "alignments", folder / "steps.png"
+    lines, errors = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "load_model", lambda source, device, verbose: asr)
+        patch.setattr("sys.stdout", SimpleNamespace(write=lines.append, flush=lambda: None))
+        patch.setattr(
+            "sys.stderr",
+            SimpleNamespace(write=errors.append, flush=lambda: None, isatty=lambda: False),
+        )
+        arguments = ["--csv", path, "--steps", "1,3", "--batch-size", 3, "--device", "cpu"]
+        arguments += ["--output", output, "--alignments", alignments, "--picture", picture]
+        status = cli.main(["evaluate", *map(str, arguments)])
+    return SimpleNamespace(
+        status=status,
+        out="".join(lines),
+        err="".join(errors),
+        report=json.loads(output.read_text(encoding="utf-8")),
+        alignments=alignments,
+        picture=picture,
+    )
+
+
+def test_the_hypotheses_are_those_of_the_interface(run, asr):
+    assert [result["steps"] for result in run.report["results"]] == [1, 3]
+    for result in run.report["results"]:
+        assert [utterance["ID"] for utterance in result["utterances"]] == list(SAMPLES)
+        for utterance in result["utterances"]:
+            path, language = SAMPLES[utterance["ID"]], utterance["ID"][:2]
+            text = asr.transcribe_file(path, language=language, steps=result["steps"])
+            assert utterance["hypothesis"] == text
+            seconds = soundfile.info(path).duration
+            assert utterance["duration"] == pytest.approx(seconds, abs=2e-3)
+        total = sum(utterance["duration"] for utterance in result["utterances"])
+        assert result["audio_seconds"] == pytest.approx(total)
+        assert result["rtfx"] == pytest.approx(total / result["computing_seconds"])
+        assert 1 <= result["mean_steps_taken"] <= result["steps"]
+
+
+def test_the_rates_are_those_of_jiwer_on_the_normalized_texts(run):
+    compared = 0
+    for result in run.report["results"]:
+        for name, rates in result["rates"].items():
+            assert set(rates) == {"de", "hi", "zh"}
+            for language, rate in rates.items():
+                own = [u for u in result["utterances"] if u["language"] == language]
+                references, hypotheses = (
+                    [make_normalizer(name)(u[kind], language) for u in own]
+                    for kind in ("reference", "hypothesis")
+                )
+                assert rate["wer"] == pytest.approx(100 * jiwer.wer(references, hypotheses))
+                assert rate["utterances"] == len(own)
+                compared += 1
+    assert compared == 2 * 3 * 3
+
+
+def test_what_is_skipped_is_named_counted_and_fails(run):
+    assert run.status == 1
+    reasons = {
+        "de_1": "ID was there already",
+        "silent": "no reference",
+        "gone": "gone.wav: no such file",
+        "long": "7.0 s of audio, but this model hears 6 s at once",
+        "alien": "unknown language 'tlh'; the model knows en,",
+    }
+    lines = run.err.splitlines()
+    assert lines[-1].startswith("diffasr: 5 of 9 utterances were skipped")
+    assert len(lines) == 6
+    for name, reason in reasons.items():
+        (line,) = (line for line in lines if f"test.csv: {name}: " in line)
+        assert reason in line
+    for result in run.report["results"]:
+        assert {entry["ID"] for entry in result["skipped"]} == set(reasons)
+
+
+def test_the_table_has_a_row_for_each_language_and_number_of_steps(run):
+    head, _, *rows = ([cell.strip() for cell in r.split("|")[1:-1]] for r in run.out.splitlines())
+    assert len({len(line) for line in run.out.splitlines()}) == 1
+    assert [row[1] + row[3] for row in rows] == ["de1", "hi1", "zh1", "de3", "hi3", "zh3"]
+    for row in (dict(zip(head, row, strict=True)) for row in rows):
+        (result,) = (r for r in run.report["results"] if r["steps"] == int(row["steps"]))
+        for name, rates in result["rates"].items():
+            rate = rates[row["language"]]
+            assert row[f"WER {name}"] == f"{rate['wer']:.1f}"
+            assert row[f"CER {name}"] == f"{rate['cer']:.1f}"
+        assert row["judged by"] == ("CER" if row["language"] == "zh" else "WER")
+
+
+def test_the_report_says_what_was_measured_on_what(run):
+    assert run.report["model"] == str(MODEL)
+    assert run.report["versions"]["torch"] == torch.__version__
+    assert f"{torch.get_num_threads()} threads" in run.report["hardware"]
+    assert list(run.report["normalizers"]) == ["whisper", "marks", "none"]
+    assert "no table of spellings" in run.report["normalizers"]["whisper"]
+
+
+def test_the_alignments_are_as_speechbrain_writes_them(run):
+    files = sorted(path.name for path in run.alignments.iterdir())
+    assert len(files) == 2 * 3 * 3
+    for result in run.report["results"]:
+        for name, rates in result["rates"].items():
+            for language, rate in rates.items():
+                kind = "cer" if language == "zh" else "wer"
+                (path,) = run.alignments.glob(
+                    f"{kind}_*_{language}_{name}_{result['steps']}steps.txt"
+                )
+                text = path.read_text(encoding="utf-8")
+                assert text.startswith(f"%WER {rate[kind]:.2f} [ ")
+                own = [u["ID"] for u in result["utterances"] if u["language"] == language]
+                assert [line.split(",")[0] for line in text.splitlines() if ", %WER" in line] == own
+
+
+def test_the_picture_has_a_colour_for_each_language(run):
+    image = Image.open(run.picture).convert("RGB")
+    seen = {colour for _, colour in image.getcolors(maxcolors=1 << 24)}
+    wanted = [tuple(bytes.fromhex(colour[1:])) for colour in report.COLOURS]
+    assert [colour in seen for colour in wanted[:3]] == [True] * 3
+    assert wanted[3] not in seen
+
+
+def test_from_python_a_folder_gets_everything(asr, tmp_path):
+    path = write_csv(tmp_path / "test.csv", sample_rows()[:1])
+    lines = []
+    result = evaluate_csvs(
+        asr,
+        [path],
+        steps=(1, 2),
+        normalizers=["marks"],
+        output_folder=tmp_path / "out" / "tiny",
+        echo=lines.append,
+    )
+    folder = tmp_path / "out" / "tiny"
+    assert json.loads((folder / "results.json").read_text(encoding="utf-8")) == result
+    assert (folder / "table.md").read_text(encoding="utf-8").splitlines() == lines
+    assert len(lines) == 4
+    assert (folder / "steps.png").stat().st_size > 0
+    assert len(list((folder / "alignments").iterdir())) == 2
+
+
+def test_mismatched_audio_is_decoded_in_place_of_ones_own(asr, tmp_path):
+    rows = read_rows(write_csv(tmp_path / "test.csv", sample_rows()))
+    result = evaluate_rows(asr, rows, steps=2, mismatched_audio=True, normalizer="marks")
+    first, second = result["utterances"]
+    assert (first["ID"], first["audio_of"]) == ("de_1", "de_2")
+    assert (second["ID"], second["audio_of"]) == ("de_2", "de_1")
+    assert first["reference"] == rows[0]["wrd"]
+    assert first["hypothesis"] == asr.transcribe_file(SAMPLES["de_2"], language="de", steps=2)
+    assert set(result["rates"]) == {"de"}
+    assert [entry["ID"] for entry in result["skipped"]] == ["hi_1", "zh_1"]
+
+
+# Mismatched pairs
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_utterance_keeps_its_audio_its_text_or_its_language(seed):
+    rng = random.Random(seed)
+    rows = []
+    for language in ("en", "de"):
+        size = rng.randint(4, 30)
+        texts = [f"{language} {rng.randrange(size)}" for _ in range(size)]
+        rows += [{"lang": language, "wrd": text} for text in texts]
+    for i, row in enumerate(rows):
+        row |= {"ID": str(i), "wav": f"{i}.wav"}
+    by_id = {row["ID"]: row for row in rows}
+    pairs, skipped = mismatch(rows, seed)
+    assert mismatch(rows, seed) == (pairs, skipped)
+    for row in pairs:
+        own, other = by_id[row["ID"]], by_id[row["audio_of"]]
+        assert row["wav"] == other["wav"] != own["wav"]
+        assert (row["wrd"], row["lang"]) == (own["wrd"], other["lang"])
+        assert other["wrd"] != own["wrd"]
+    assert len({row["wav"] for row in pairs}) == len(pairs)
+    most = {
+        language: max([r["wrd"] for r in rows if r["lang"] == language].count(r["wrd"])
+                      for r in rows if r["lang"] == language)
+        for language in ("en", "de")
+    }  # fmt: skip
+    if all(2 * most[lang] <= sum(r["lang"] == lang for r in rows) for lang in most):
+        assert not skipped
+    assert len(pairs) + len(skipped) == len(rows)
+
+
+def test_other_seeds_give_other_pairs():
+    rows = [{"ID": str(i), "wav": f"{i}.wav", "wrd": f"w{i}"} for i in range(30)]
+    assert mismatch(rows, 0) != mismatch(rows, 1)
+
+
+# Files and usage
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file"),
+        (b"", "the file is empty"),
+        (b"ID,wav,wrd\n", "no utterances"),
+        (b"ID,path,wrd\na,b,c\n", "no column wav; expected ID, wav, wrd and lang"),
+        ("ID,wav,wrd\na,b,ç\n".encode("latin-1"), "not a text in UTF-8"),
+    ],
+)
+def test_a_bad_csv_gets_one_line_before_the_model_is_loaded(tmp_path, capfd, content, reason):
+    path = tmp_path / "test.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CsvError, match=reason):
+        read_rows(path)
+    assert cli.main(["evaluate", "--csv", str(path), "--model", "no/model"]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith(f"diffasr: --csv: {path}: ")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_csv_from_a_spreadsheet_is_read(tmp_path):
+    path = tmp_path / "test.csv"
+    path.write_text("ID,wav,wrd\r\na,$data_root/a.wav,ça\r\n", encoding="utf-8-sig")
+    assert read_rows(path, "data") == [{"ID": "a", "wav": "data/a.wav", "wrd": "ça"}]
+
+
+class Echo:
+    """Says the number that is the loudness of what it hears, and remembers its batches."""
+
+    languages = ("en",)
+    device = "cpu"
+
+    def __init__(self, interrupt_at=None):
+        self.batches, self.interrupt_at = [], interrupt_at
+
+    def load_audio(self, path):
+        return load_audio(path)
+
+    def transcribe(self, wavs, language=None, steps=None, seed=None):
+        if steps == self.interrupt_at:
+            raise KeyboardInterrupt
+        self.batches.append((len(wavs), language, steps, seed))
+        return [Transcript(f"{wav.max():.1f}", [], None, 1.0, steps) for wav in wavs]
+
+
+@pytest.fixture
+def levels(tmp_path, monkeypatch):
+    """test.csv with 0.1 … 0.5, whose texts are right, and no column lang."""
+    monkeypatch.chdir(tmp_path)
+    for level in range(1, 6):
+        soundfile.write(f"{level}.wav", np.full(1600, level / 10), 16000)
+    rows = [[level, f"{level}.wav", f"0.{level}"] for level in range(1, 6)]
+    write_csv("test.csv", rows, ("ID", "wav", "wrd"))
+    return tmp_path
+
+
+def evaluate(monkeypatch, model, *arguments):
+    monkeypatch.setattr(cli, "load_model", lambda source, device, verbose: model)
+    return cli.main(["evaluate", "--csv", "test.csv", *arguments])
+
+
+def test_a_missing_file_leaves_no_gap_in_a_batch(levels, monkeypatch):
+    Path("2.wav").unlink()
+    model = Echo()
+    options = ["--steps", "4", "--batch-size", "2", "--seed", "3", "--language", "en"]
+    assert evaluate(monkeypatch, model, *options) == 1
+    # The first batch goes through once more, to warm up.
+    sizes = [(size, steps, seed) for size, _, steps, seed in model.batches]
+    assert sizes == [(2, 1, 3), (2, 4, 3), (2, 4, 3)]
+    assert [language for _, language, _, _ in model.batches] == [["en", "en"]] * 3
+
+
+def test_without_any_skip_the_status_is_0_and_stderr_empty(levels, monkeypatch, capfd):
+    assert evaluate(monkeypatch, Echo(), "--steps", "4", "--normalizers", "none") == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert [cell.strip() for cell in out.splitlines()[2].split("|")[2:8]] == [
+        *("all", "5", "4", "4.0", "0.0", "0.0")
+    ]
+
+
+def test_when_nothing_can_be_scored(levels, monkeypatch, capfd):
+    for path in levels.glob("*.wav"):
+        path.unlink()
+    options = ["--steps", "1,2", "--output", "out.json", "--picture", "out.png"]
+    assert evaluate(monkeypatch, Echo(), *options) == 1
+    out, err = capfd.readouterr()
+    assert len(out.splitlines()) == 2
+    assert "5 of 5 utterances were skipped; nothing was scored; --data-root" in err
+    assert json.loads(Path("out.json").read_text())["results"][0]["rtfx"] is None
+
+
+def test_many_skips_are_counted_not_listed(levels, monkeypatch, capfd):
+    write_csv("test.csv", [[i, "none.wav", "x"] for i in range(99)], ("ID", "wav", "wrd"))
+    assert evaluate(monkeypatch, Echo(), "--steps", "1") == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 12
+    assert lines[-2].endswith("… and 89 more")
+
+
+def test_an_interrupt_keeps_what_was_measured(levels, monkeypatch):
+    options = ["--steps", "2,3", "--output", "out.json"]
+    assert evaluate(monkeypatch, Echo(interrupt_at=3), *options) == 130
+    results = json.loads(Path("out.json").read_text())["results"]
+    assert [result["steps"] for result in results] == [2]
+
+
+def test_references_that_a_normalizer_empties_do_not_count(levels, monkeypatch, capfd):
+    rows = [["a", "1.wav", "0.1"], ["b", "2.wav", "(laughs)"]]
+    write_csv("test.csv", rows, ("ID", "wav", "wrd"))
+    assert evaluate(monkeypatch, Echo(), "--steps", "1", "--output", "out.json") == 0
+    assert "normalizer whisper leaves nothing of 1 references, such as that of b" in (
+        capfd.readouterr().err
+    )
+    (result,) = json.loads(Path("out.json").read_text())["results"]
+    assert result["empty_references"] == {"whisper": ["b"], "marks": [], "none": []}
+    assert [rates["all"]["utterances"] for rates in result["rates"].values()] == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--steps", "8,x"], "--steps: '8,x' is not whole numbers"),
+        (["--steps", "0"], "--steps: '0' is not whole numbers"),
+        (["--limit", "0"], "--limit: '0' is not a whole number of 1 or more"),
+        (["--normalizers", "none,nfc"], "'nfc'; choose from whisper, marks, none"),
+        (["--english-spelling", "none.json"], "--english-spelling: none.json: No such file"),
+        (["--english-spelling", "test.csv"], "test.csv: not a table of spellings"),
+        (["--output", "test.csv"], "--output: 'test.csv' is one of the CSV files"),
+        (["--output", "no/where.json"], "--output: there is no folder"),
+        (["--picture", "a.png"], "--picture: draws over several --steps"),
+        (["--picture", "a.doc", "--steps", "1,2"], "must end in .png, .svg, .pdf"),
+        (["--alignments", "test.csv"], "--alignments: cannot make the folder"),
+        (["--language", "xx"], "unknown language 'xx'"),
+    ],
+)
+def test_wrong_usage_gets_one_line_and_nothing_is_decoded(
+    levels, monkeypatch, capfd, arguments, reason
+):
+    before = Path("test.csv").read_bytes()
+    model = Echo()
+    assert evaluate(monkeypatch, model, *arguments) == 2
+    out, err = capfd.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert reason in err
+    assert model.batches == []
+    assert Path("test.csv").read_bytes() == before
+
+
+def test_names_of_data_differ_as_file_names_too():
+    paths = ["x/a b/test.csv", "x/a-b/test.csv", "y/a-b/test.csv", "test.csv"]
+    names = report.data_names(paths)
+    assert len({report.file_name(name) for name in names}) == 4
+
+
+def test_help_teaches_without_loading_torch():
+    code = (
+        "import sys; from speechbrain_diffasr.cli import main\n"
+        "try: main(['evaluate', '--help'])\n"
+        "except SystemExit as end: sys.exit(end.code or 'torch' in sys.modules)"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=MODEL.parents[1]
+    )
+    assert (process.returncode, process.stderr) == (0, "")
+    for word in ["examples:", "--english-spelling", "RTFx", "combining marks", "exit status"]:
+        assert word in process.stdout
