@@ -99,7 +99,11 @@ class WeightedDynamicBatchSampler(torch.utils.data.Sampler):
         self.sampler.set_epoch(epoch)
         drawn = list(self.sampler)
         batches = DynamicBatchSampler(
-            drawn, lengths_list=[self.lengths[i] for i in drawn], epoch=epoch, **self.options
+            drawn,
+            lengths_list=[self.lengths[i] for i in drawn],
+            shuffle=False,  # they are drawn in random order
+            epoch=epoch,
+            **self.options,
         )
         self.batches = [[drawn[position] for position in batch] for batch in batches]
 
