@@ -174,10 +174,8 @@ def annotated_clips(path, language, column, split):
         clip_id = f"{session}-{row['id_']}"
         audio = f"raw_audios/original/{session[:4]}/{session}_original.ogg"
         try:
-            stretches = tuple(
-                (float(start), float(stop)) for start, stop in literal_eval(row["vad"])
-            )
-        except (ValueError, TypeError, SyntaxError):
+            stretches = tuple((float(item[0]), float(item[1])) for item in literal_eval(row["vad"]))
+        except (ValueError, TypeError, IndexError, SyntaxError):
             stretches = ()
         if not stretches:
             raise ValueError(
