@@ -73,7 +73,7 @@ def add_model_options(parser, steps_type=None):
     parser : argparse.ArgumentParser
         Gets --model, --language, --steps, --batch-size, --device, --seed and --verbose.
     steps_type : callable, optional
-        Reads the value of --steps. Default: a whole number of 1 or more.
+        Reads a value of --steps that can be several. Default: a whole number of 1 or more.
 
     Example
     -------
@@ -97,9 +97,10 @@ def add_model_options(parser, steps_type=None):
     options.add_argument(
         "--steps",
         type=steps_type or _positive,
-        metavar="N",
-        help="denoising steps at most for an utterance, 1 or more; time grows with them "
-        "[default: the model's own]",
+        metavar="N,N" if steps_type else "N",
+        help="denoising steps at most for an utterance, 1 or more; time grows with them"
+        + ("; of several, each is tried " if steps_type else " ")
+        + "[default: the model's own]",
     )
     options.add_argument(
         "--batch-size",

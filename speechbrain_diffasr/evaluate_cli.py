@@ -14,7 +14,8 @@ Scores a model on CSV files with the columns ID, wav, wrd and lang, as the recip
 Prints a table: WER and CER per language in percent for each number of denoising steps and each
 normalizer, and RTFx: seconds of audio per second of computing, without the reading of files.
 Languages written without spaces are judged by CER, the others by WER; CER leaves spaces out.
-taken are the denoising steps that an utterance took on average: one that is sure stops early.
+RTFx and taken are of the whole file: taken are the denoising steps that an utterance took on
+average, since one that is sure stops early. --language is that of utterances whose lang is empty.
 
 normalizers, applied to both texts before they are compared:
   whisper  of Whisper, as transformers has it. English needs --english-spelling to be treated as

@@ -88,7 +88,7 @@ def data_names(paths):
     >>> data_names(["a/data/test.csv", "b/data/test.csv"])
     ['a/data/test', 'b/data/test']
     """
-    parts = [Path(path).resolve().with_suffix("").parts[1:] for path in paths]
+    parts = [Path(os.path.abspath(path)).with_suffix("").parts[1:] for path in paths]
     for number in range(2, max(map(len, parts), default=0) + 1):
         names = ["/".join(part[-number:]) for part in parts]
         if len({file_name(name) for name in names}) == len(names):
