@@ -2,25 +2,40 @@
 
 import speechbrain as sb
 import torch
+from speechbrain.utils.distributed import get_rank, if_main_process
 from speechbrain.utils.logger import get_logger
+from torch.nn.parallel import DistributedDataParallel
 
-from speechbrain_diffasr.losses import CTCLoss
 from speechbrain_diffasr.metrics import ErrorRates
-from speechbrain_diffasr.training import LanguageModelLosses
+from speechbrain_diffasr.progress import TrainingBar
+from speechbrain_diffasr.training import RecognizerLosses, utterance_seed
 
 logger = get_logger(__name__)
+
+LOSS_SETTINGS = (
+    "self_conditioning",
+    "open_language",
+    "min_rate",
+    "max_rate",
+    "chunk_size",
+)
 
 
 class DiffusionBrain(sb.Brain):
     """Trains what is not frozen with the three weighted losses.
 
-    Batches carry `id`, `sig` (waveforms), `tokens` (lists), `lang` and `wrd`.
+    Batches carry `id`, `tokens` (lists), `lang`, `wrd`, and `sig` (waveforms) or `frames` (what
+    the frozen encoder made of them); `duration` in seconds is shown as hours per hour.
 
     Modules: `encoder` (waveforms to audio embeddings) and `decoder` (a `DiffusionSearcher`).
     Hyperparameters: `tokenizer`, `blank_token`, `loss_weights` with diffusion, autoregressive and
-    ctc, and `denoising_steps` for validation and test; optionally `self_conditioning`,
-    `open_language`, `chunk_size`, `compile_losses`, `train_logger`, `test_name`, and
-    `make_scheduler`, which takes the optimizer and is stepped after every update.
+    ctc, and `denoising_steps` for validation and test; optionally `seed`, `self_conditioning`,
+    `open_language`, `min_rate`, `max_rate`, `chunk_size`, `compile_losses`, `train_logger`,
+    `tensorboard_logger`, `test_name`, and `make_scheduler`, which takes the optimizer and is
+    stepped after every update.
+
+    What training draws at random follows from `seed`, the step and each utterance: a run that was
+    stopped and resumed ends as if it had not been.
 
     Example
     -------
@@ -44,31 +59,47 @@ class DiffusionBrain(sb.Brain):
     True
     """
 
-    def on_fit_start(self):
-        """Prepares the losses and the optimizer."""
-        super().on_fit_start()
-        self.parts = {}
-
-    def _prepare_losses(self):
-        """Builds the losses from the hyperparameters, once."""
-        if hasattr(self, "lm_losses"):
-            return
-        settings = vars(self.hparams)
-        chosen = {
-            name: settings[name]
-            for name in ("self_conditioning", "open_language", "chunk_size")
-            if name in settings
-        }
-        searcher = self.modules.decoder
-        self.lm_losses = LanguageModelLosses(
-            searcher.model,
-            searcher.prompt,
-            searcher.sampler.canvas_length,
-            **chosen,
-            compile=settings.get("compile_losses", False),
+    def __init__(self, modules, opt_class=None, hparams=None, run_opts=None, checkpointer=None):
+        blank = hparams["tokenizer"].token_id(hparams["blank_token"])
+        settings = {name: hparams[name] for name in LOSS_SETTINGS if name in hparams}
+        # One module, since gradients are synchronized where a module's forward is called.
+        losses = RecognizerLosses(
+            modules["encoder"],
+            modules["decoder"],
+            blank,
+            compile=hparams.get("compile_losses", False),
+            **settings,
         )
-        blank = self.hparams.tokenizer.token_id(self.hparams.blank_token)
-        self.ctc = CTCLoss(blank, chosen.get("chunk_size", 1024))
+        super().__init__({"losses": losses}, opt_class, hparams, run_opts, checkpointer)
+        self.epoch = 0
+        self.parts = {}
+        self.bar = TrainingBar(shown=False)
+
+    @property
+    def losses(self):
+        """The `RecognizerLosses`, whatever it is wrapped in."""
+        wrapped = self.modules.losses
+        return wrapped.module if isinstance(wrapped, DistributedDataParallel) else wrapped
+
+    def fit(self, epoch_counter, train_set, valid_set=None, progressbar=None, **kwargs):
+        """Trains; see SpeechBrain's Brain.
+
+        Arguments
+        ---------
+        epoch_counter : iterable
+        train_set, valid_set : DataLoader or Dataset
+        progressbar : bool, optional
+            Whether to show how it goes. Default: unless `--noprogressbar` is given.
+        **kwargs : dict
+            For `Brain.fit`.
+        """
+        shown = not self.noprogressbar if progressbar is None else progressbar
+        lengths = {sb.Stage.TRAIN: _length(train_set), sb.Stage.VALID: _length(valid_set)}
+        self.bar = TrainingBar(shown and if_main_process(), lengths)
+        try:
+            super().fit(epoch_counter, train_set, valid_set, progressbar=False, **kwargs)
+        finally:
+            self.bar.close()
 
     def init_optimizers(self):
         """Gives the optimizer only what is trained."""
@@ -83,7 +114,7 @@ class DiffusionBrain(sb.Brain):
                 self.checkpointer.add_recoverable("scheduler", self.scheduler)
 
     def compute_forward(self, batch, stage):
-        """Projects the audio; decodes it when validating or testing.
+        """Computes the parts of the loss; decodes when validating or testing.
 
         Arguments
         ---------
@@ -92,18 +123,29 @@ class DiffusionBrain(sb.Brain):
 
         Returns
         -------
-        audio : torch.Tensor
-            Projected audio, [B, num_slots, D].
+        parts : dict
+            Scalars by name; see `RecognizerLosses`.
         hypotheses : Hypotheses or None
         """
         batch = batch.to(self.device)
-        audio = self.modules.encoder(*batch.sig)
-        hypotheses = None
-        if stage != sb.Stage.TRAIN:
-            hypotheses = self.modules.decoder.search(
-                audio, languages=list(batch.lang), steps=self.hparams.denoising_steps
-            )
-        return audio, hypotheses
+        if getattr(batch, "frames", None) is not None:
+            audio = {"frames": batch.frames.data}
+        else:
+            wavs, wav_lens = batch.sig
+            audio = {"wavs": wavs, "wav_lens": wav_lens}
+        languages = list(batch.lang)
+        tokens = [list(map(int, row)) for row in batch.tokens]
+        place = [self.epoch, self.step] if stage == sb.Stage.TRAIN else []
+        seed = getattr(self.hparams, "seed", 0)
+        seeds = [utterance_seed(seed, *place, name) for name in batch.id]
+        if stage == sb.Stage.TRAIN:
+            return self.modules.losses(languages, tokens, seeds, **audio), None
+        embeddings = self.losses.embed_audio(**audio)
+        parts = self.losses.from_audio(embeddings, languages, tokens, seeds)
+        hypotheses = self.losses.decoder.search(
+            embeddings, languages=languages, steps=self.hparams.denoising_steps
+        )
+        return parts, hypotheses
 
     def compute_objectives(self, predictions, batch, stage):
         """Weighs the three losses; when validating or testing, scores the transcripts too.
@@ -120,46 +162,45 @@ class DiffusionBrain(sb.Brain):
         loss : torch.Tensor
             A scalar.
         """
-        self._prepare_losses()
-        audio, hypotheses = predictions
-        head = self.modules.decoder.model.head
-        tokens = [list(map(int, row)) for row in batch.tokens]
-        diffusion, autoregressive = self.lm_losses(audio, list(batch.lang), tokens)
-        lens = torch.tensor([len(row) for row in tokens])
-        targets = torch.nn.utils.rnn.pad_sequence(
-            [torch.tensor(row, dtype=torch.long) for row in tokens], batch_first=True
-        )
-        ctc, infeasible = self.ctc(
-            audio,
-            head,
-            targets.to(audio.device),
-            torch.full_like(lens, audio.shape[1]).to(audio.device),
-            lens.to(audio.device),
-        )
-        parts = {"diffusion": diffusion, "autoregressive": autoregressive, "ctc": ctc}
-        weights = self.hparams.loss_weights
-        loss = sum(weights[name] * value for name, value in parts.items())
-        self._count({**parts, "infeasible": infeasible})
+        parts, hypotheses = predictions
+        loss = sum(weight * parts[name] for name, weight in self.hparams.loss_weights.items())
+        for name, value in parts.items():
+            total, number = self.parts.get(name, (0.0, 0))
+            # Summed where they are: reading them would wait for the GPU.
+            self.parts[name] = (total + value.detach().float(), number + 1)
         if hypotheses is not None:
             texts = [self.hparams.tokenizer.decode_ids(row) for row in hypotheses.tokens]
             self.rates.append(batch.id, texts, batch.wrd, batch.lang)
         return loss
 
-    def _count(self, parts):
-        """Adds the parts of a loss to the running means, without waiting for the GPU."""
-        for name, value in parts.items():
-            total, number = self.parts.get(name, (0.0, 0))
-            self.parts[name] = (total + torch.as_tensor(value).detach().float(), number + 1)
+    def on_fit_batch_start(self, batch, should_step):
+        """Seeds what draws from torch's own generator, such as dropout."""
+        seed = getattr(self.hparams, "seed", 0)
+        torch.manual_seed(utterance_seed(seed, self.epoch, self.step, get_rank() or 0))
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
-        """Moves the learning rate on."""
+        """Moves the learning rate and the progress bar on."""
         if should_step and self.scheduler is not None:
             self.scheduler.step()
+        self.bar.update(self.parts, getattr(batch, "duration", []))
+
+    def evaluate_batch(self, batch, stage):
+        """Validates or tests on one batch; see SpeechBrain's Brain."""
+        loss = super().evaluate_batch(batch, stage)
+        self.bar.update(self.parts, getattr(batch, "duration", []))
+        return loss
+
+    def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
+        wanted = super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
+        # Accumulated gradients are not saved: wait until they have been used.
+        return wanted and self.step % self.grad_accumulation_factor == 0
 
     def on_stage_start(self, stage, epoch=None):
         """Starts the running means and the error counts of a stage."""
         self.parts = {}
         self.rates = ErrorRates()
+        self.epoch = epoch
+        self.bar.start(stage, epoch, done=self.step)
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Logs the stage and, after validation, keeps the best checkpoint.
@@ -170,6 +211,7 @@ class DiffusionBrain(sb.Brain):
         stage_loss : float
         epoch : int, optional
         """
+        self.bar.close()
         stats = {"loss": stage_loss}
         stats |= {name: float(total) / count for name, (total, count) in self.parts.items()}
         if stage == sb.Stage.TRAIN:
@@ -187,9 +229,19 @@ class DiffusionBrain(sb.Brain):
         }
         if stage == sb.Stage.VALID:
             logged["train_stats"] = self.train_stats
-        if hasattr(self.hparams, "train_logger"):
-            self.hparams.train_logger.log_stats(**logged)
+        if if_main_process():
+            for name in ("train_logger", "tensorboard_logger"):
+                if getattr(self.hparams, name, None) is not None:
+                    getattr(self.hparams, name).log_stats(**logged)
         if stage == sb.Stage.VALID and self.checkpointer is not None:
             self.checkpointer.save_and_keep_only(
                 meta={"error_rate": stats["error_rate"]}, min_keys=["error_rate"]
             )
+
+
+def _length(batches):
+    """How many batches, or None if that is not known."""
+    try:
+        return len(batches)
+    except TypeError:
+        return None

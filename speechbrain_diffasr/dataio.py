@@ -6,7 +6,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain_diffasr.audio import load_audio
 
 
-def csv_dataset(path, data_root, tokenizer, sample_rate=16000):
+def csv_dataset(path, data_root, tokenizer, sample_rate=16000, cache=None):
     """Reads a CSV file as the recipes write them.
 
     Arguments
@@ -19,11 +19,13 @@ def csv_dataset(path, data_root, tokenizer, sample_rate=16000):
         Of the language model.
     sample_rate : int
         That audio is brought to. Default: 16000.
+    cache : FeatureCache, optional
+        Gives frames instead of waveforms; it must have been filled.
 
     Returns
     -------
     dataset : DynamicItemDataset
-        Gives id, sig [T], tokens (list of int), lang and wrd.
+        Gives id, sig [T] or frames [frames, width], tokens (list of int), lang, wrd, duration (s).
 
     Example
     -------
@@ -43,10 +45,12 @@ def csv_dataset(path, data_root, tokenizer, sample_rate=16000):
     """
     dataset = DynamicItemDataset.from_csv(str(path), replacements={"data_root": str(data_root)})
 
+    audio = "sig" if cache is None else "frames"
+
     @sb.utils.data_pipeline.takes("wav")
-    @sb.utils.data_pipeline.provides("sig")
+    @sb.utils.data_pipeline.provides(audio)
     def audio_pipeline(wav):
-        return load_audio(wav, sample_rate)
+        return load_audio(wav, sample_rate) if cache is None else cache[wav]
 
     @sb.utils.data_pipeline.takes("wrd")
     @sb.utils.data_pipeline.provides("tokens")
@@ -55,5 +59,5 @@ def csv_dataset(path, data_root, tokenizer, sample_rate=16000):
 
     dataset.add_dynamic_item(audio_pipeline)
     dataset.add_dynamic_item(text_pipeline)
-    dataset.set_output_keys(["id", "sig", "tokens", "lang", "wrd"])
+    dataset.set_output_keys(["id", audio, "tokens", "lang", "wrd", "duration"])
     return dataset

@@ -31,7 +31,9 @@ class FolderPretrainer(Pretrainer):
         Objects by name of `FILENAMES`.
     sources : dict, optional
         Folder or Hub repository of those that do not lie in the folder being loaded; None stands
-        for that folder.
+        for that folder. A relative path is looked for from that folder first.
+    fresh : list of str, optional
+        Parts that are not loaded: they are to be trained from the start.
 
     Example
     -------
@@ -47,16 +49,17 @@ class FolderPretrainer(Pretrainer):
     True
     """
 
-    def __init__(self, loadables, sources=None):
-        unknown = sorted(set(loadables) - set(FILENAMES))
+    def __init__(self, loadables, sources=None, fresh=()):
+        unknown = sorted({*loadables, *(sources or {}), *fresh} - set(FILENAMES))
         if unknown:
             raise ValueError(
                 f"pretrainer: unknown part {unknown[0]!r}; choose from {', '.join(FILENAMES)}"
             )
         super().__init__(
-            loadables=loadables,
+            loadables={name: part for name, part in loadables.items() if name not in fresh},
             custom_hooks={name: _loader(name) for name in loadables},
         )
+        self.parts = loadables
         self.sources = sources or {}
 
     def collect_files(self, default_source=None, **kwargs):
@@ -76,6 +79,9 @@ class FolderPretrainer(Pretrainer):
         """
         for name in self.loadables:
             source = self.sources.get(name) or default_source
+            beside = Path(str(default_source), str(source))
+            if source is not default_source and beside.is_dir():
+                source = str(beside)
             if isinstance(source, FetchSource):
                 fetch_from, folder = source
                 self.paths[name] = FetchSource(fetch_from, f"{folder}/{FILENAMES[name]}")
@@ -142,23 +148,26 @@ def save_part(name, part, folder, dtype=None):
     path.chmod(0o644)  # safetensors writes for the owner only
 
 
-def save_pretrained(pretrainer, hyperparams, folder, dtype=None):
+def save_pretrained(pretrainer, hyperparams, folder, dtype=None, parts=None):
     """Writes a folder that `from_hparams(source=folder)` loads.
 
     Arguments
     ---------
     pretrainer : FolderPretrainer
-        Holds the parts. Those that came from another source are not copied.
+        Holds the parts.
     hyperparams : str
         The YAML text to put beside them.
     folder : str or Path
         Made if needed.
     dtype : torch.dtype, optional
         To store floating-point weights in. Default: as they are.
+    parts : list of str, optional
+        Those to write. Default: all that did not come from another source.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "hyperparams.yaml").write_text(hyperparams, encoding="utf-8")
-    for name, part in pretrainer.loadables.items():
-        if not pretrainer.sources.get(name):
-            save_part(name, part, folder, dtype)
+    if parts is None:
+        parts = [name for name in pretrainer.parts if not pretrainer.sources.get(name)]
+    for name in parts:
+        save_part(name, pretrainer.parts[name], folder, dtype)

@@ -135,9 +135,9 @@ class AudioPrompt:
         rows = prompts
         if transcripts is not None:
             rows = [prompt + list(text) for prompt, text in zip(prompts, transcripts, strict=True)]
-        tokens = torch.full((len(rows), length or max(map(len, rows))), self.tokenizer.eos_id)
-        for row, values in zip(tokens, rows, strict=True):
-            row[: len(values)] = torch.tensor(values)
+        length = length or max(map(len, rows))
+        padding = [self.tokenizer.eos_id] * length
+        tokens = torch.tensor([row + padding[len(row) :] for row in rows])
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         return tokens.to(device), lengths.to(device)
 

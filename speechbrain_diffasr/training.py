@@ -1,9 +1,12 @@
-"""One pass of training through the language model: the diffusion and autoregressive losses."""
+"""One pass of training through the recognizer: what is drawn at random, and the three losses."""
+
+import zlib
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_diffasr.decoders.canvas import corrupt_canvas, fill_canvas
-from speechbrain_diffasr.losses import AutoregressiveLoss, DiffusionLoss
+from speechbrain_diffasr.losses import AutoregressiveLoss, CTCLoss, DiffusionLoss
 
 IGNORED = -100
 
@@ -101,7 +104,7 @@ class LanguageModelLosses:
         self.compile = compile
         self.compiled_run = torch.compile(self._run, dynamic=False)
 
-    def __call__(self, audio, languages, tokens):
+    def __call__(self, audio, languages, tokens, seeds=None):
         """Computes both losses.
 
         Arguments
@@ -112,6 +115,9 @@ class LanguageModelLosses:
             A code or None for each utterance.
         tokens : list of list of int
             Transcripts.
+        seeds : list of int, optional
+            Of all that is drawn at random for each utterance: corruption, whether it sees a first
+            guess, whether its language is named. Default: torch's own generator decides.
 
         Returns
         -------
@@ -119,10 +125,13 @@ class LanguageModelLosses:
             Scalars, in nats per token.
         """
         device, model, eos = audio.device, self.model, self.prompt.tokenizer.eos_id
-        dice = torch.rand(len(languages)).tolist()
+        generators = None
+        if seeds is not None:
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        dice = _rand(len(tokens), 2, generators)  # [B, 2]
         languages = [
             None if chance < self.open_language else language
-            for chance, language in zip(dice, languages, strict=True)
+            for chance, language in zip(dice[:, 0].tolist(), languages, strict=True)
         ]
         transcripts = [[*row, eos] for row in tokens]
         compiled = self.compile and torch.is_grad_enabled()
@@ -130,9 +139,9 @@ class LanguageModelLosses:
         sequence, lengths = self.prompt(languages, transcripts, device, length)
         canvas = fill_canvas(tokens, self.canvas_length, eos, device)
         noisy, _, _ = corrupt_canvas(
-            canvas, model.vocab_size, min_rate=self.min_rate, max_rate=self.max_rate
+            canvas, model.vocab_size, generators, self.min_rate, self.max_rate
         )
-        informed = torch.rand(len(tokens), device=device) < self.self_conditioning
+        informed = (dice[:, 1] < self.self_conditioning).to(device)
         run = self.compiled_run if compiled else self._run
         hidden, denoised = run(audio, sequence, lengths, noisy, informed)
 
@@ -156,3 +165,179 @@ class LanguageModelLosses:
         """Tokens of the longest prompt with the longest transcript behind it."""
         languages = [None, *self.prompt.languages]
         return max(len(self.prompt.tokens(one)) for one in languages) + self.canvas_length + 1
+
+
+class RecognizerLosses(torch.nn.Module):
+    """From audio to the three losses: all that is trained, as one module.
+
+    Distributed training synchronizes gradients where a module's forward is called; this is that
+    module. Its means are taken over the batches of all processes, so that two processes learn
+    what one with twice the batch does.
+
+    Arguments
+    ---------
+    encoder : torch.nn.Module
+        Its `whisper` turns waveforms into frames, its `projector` frames into audio embeddings.
+    decoder : DiffusionSearcher
+        Holds the language model and its prompt.
+    blank : int
+        Token of a slot in which nothing is said.
+    chunk_size : int
+        Rows of logits in memory at once. Default: 1024.
+    **settings : dict
+        For `LanguageModelLosses`.
+
+    Example
+    -------
+    >>> from speechbrain_diffasr.inference import DiffusionASR, default_model
+    >>> asr = DiffusionASR.from_hparams(default_model())
+    >>> blank = asr.tokenizer.token_id("<|audio|>")
+    >>> losses = RecognizerLosses(asr.mods.encoder, asr.mods.decoder, blank)
+    >>> audio = losses.embed_audio(torch.rand(2, 16000), torch.ones(2))
+    >>> parts = losses.from_audio(audio, ["en", "de"], [[300, 301], [302]], seeds=[1, 2])
+    >>> sorted(parts)
+    ['autoregressive', 'ctc', 'diffusion', 'infeasible']
+    """
+
+    def __init__(self, encoder, decoder, blank, chunk_size=1024, **settings):
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.ctc = CTCLoss(blank, chunk_size)
+        self.language_model = LanguageModelLosses(
+            decoder.model,
+            decoder.prompt,
+            decoder.sampler.canvas_length,
+            chunk_size=chunk_size,
+            **settings,
+        )
+
+    def embed_audio(self, wavs=None, wav_lens=None, frames=None):
+        """Audio embeddings of waveforms, or of frames that were encoded before.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor, optional
+            [B, T].
+        wav_lens : torch.Tensor, optional
+            Relative to the longest, [B].
+        frames : torch.Tensor, optional
+            What the Whisper encoder makes of the waveforms, [B, frames, width]; given instead.
+
+        Returns
+        -------
+        audio : torch.Tensor
+            [B, num_slots, D].
+        """
+        if frames is not None:
+            return self.encoder.projector(frames)
+        return self.encoder(wavs, wav_lens)
+
+    def forward(self, languages, tokens, seeds=None, **audio):
+        """Computes the losses of a batch.
+
+        Arguments
+        ---------
+        languages : list
+            A code or None for each utterance.
+        tokens : list of list of int
+            Transcripts.
+        seeds : list of int, optional
+            Of all that is drawn at random for each utterance.
+        **audio : dict
+            For `embed_audio`.
+
+        Returns
+        -------
+        parts : dict
+            As `from_audio` gives them.
+        """
+        return self.from_audio(self.embed_audio(**audio), languages, tokens, seeds)
+
+    def from_audio(self, audio, languages, tokens, seeds=None):
+        """Computes the losses of audio embeddings.
+
+        Arguments
+        ---------
+        audio : torch.Tensor
+            [B, num_slots, D].
+        languages, tokens, seeds
+            As for `forward`.
+
+        Returns
+        -------
+        parts : dict
+            Scalars: diffusion (nats per position), autoregressive and ctc (nats per token), and
+            how many transcripts were infeasible, too long for the slots.
+        """
+        diffusion, autoregressive = self.language_model(audio, languages, tokens, seeds)
+        lens = torch.tensor([len(row) for row in tokens])
+        targets = pad_sequence([torch.tensor(row, dtype=torch.long) for row in tokens], True)
+        slots = torch.full_like(lens, audio.shape[1])
+        ctc, infeasible = self.ctc(
+            audio,
+            self.decoder.model.head,
+            targets.to(audio.device),
+            slots.to(audio.device),
+            lens.to(audio.device),
+        )
+        # What each mean is taken over: utterances, tokens with their end, feasible utterances.
+        counts = torch.stack(
+            [
+                infeasible.new_tensor(len(tokens)),
+                infeasible.new_tensor(int(lens.sum()) + len(tokens)),
+                len(tokens) - infeasible,
+            ]
+        )
+        diffusion, autoregressive, ctc = _over_all_processes(
+            torch.stack([diffusion, autoregressive, ctc]), counts
+        )
+        return {
+            "diffusion": diffusion,
+            "autoregressive": autoregressive,
+            "ctc": ctc,
+            "infeasible": infeasible,
+        }
+
+
+def utterance_seed(*parts):
+    """A seed that depends on all parts and is the same everywhere.
+
+    Arguments
+    ---------
+    *parts : object
+        Such as the seed of the run, the epoch, the step and the utterance.
+
+    Returns
+    -------
+    seed : int
+
+    Example
+    -------
+    >>> utterance_seed(1986, 1, "a") == utterance_seed(1986, 1, "a") != utterance_seed(1986, 2, "a")
+    True
+    """
+    return zlib.crc32(" ".join(map(str, parts)).encode())
+
+
+def _rand(batch, number, generators):
+    """Uniform numbers [B, number], of each utterance from its own generator."""
+    if generators is None:
+        return torch.rand(batch, number)
+    return torch.stack([torch.rand(number, generator=generator) for generator in generators])
+
+
+def _over_all_processes(means, counts):
+    """Weighs means so that averaging them over the processes gives the mean over everything.
+
+    Arguments
+    ---------
+    means : torch.Tensor
+        Of this process.
+    counts : torch.Tensor
+        What each of them is the mean of.
+    """
+    if not (torch.is_grad_enabled() and torch.distributed.is_initialized()):
+        return means
+    total = counts.clone()
+    torch.distributed.all_reduce(total)
+    return means * counts * torch.distributed.get_world_size() / total.clamp(min=1)

@@ -39,15 +39,19 @@ def test_corruption_keeps_to_its_range(low, high):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_corruption_repeats_with_its_generator(device):
+def test_corruption_of_an_utterance_follows_from_its_seed_alone(device):
     tokens = torch.randint(VOCAB, (4, 30), device=device)
 
-    def draw(seed):
+    def draw(rows, seeds):
         torch.rand(3)  # the global generator must not matter
-        return corrupt_canvas(tokens, VOCAB, torch.Generator(device).manual_seed(seed))
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return corrupt_canvas(tokens[rows], VOCAB, generators)
 
-    assert all(torch.equal(x, y) for x, y in zip(draw(1), draw(1), strict=True))
-    assert not torch.equal(draw(1)[0], draw(2)[0])
+    together = draw([0, 1, 2, 3], [5, 6, 7, 8])
+    some = draw([2, 0], [7, 5])
+    for all_rows, two_rows in zip(together, some, strict=True):
+        assert torch.equal(all_rows[[2, 0]], two_rows)
+    assert not torch.equal(draw([0], [5])[0], draw([0], [6])[0])
 
 
 def test_corruption_refuses_rates_that_are_none():

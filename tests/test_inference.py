@@ -4,6 +4,7 @@ The shipped model is tested in test_shipped_model.py; here nothing depends on it
 """
 
 import json
+import os
 
 import pytest
 import torch
@@ -93,13 +94,15 @@ def test_weights_are_safetensors_and_the_adapter_is_pefts(folder):
     assert json.loads((folder / "adapter_config.json").read_text())["lora_alpha"] == 32
 
 
-def test_a_part_can_come_from_another_folder(folder, wavs, asr, tmp_path):
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_part_can_come_from_another_folder(folder, wavs, asr, tmp_path, relative):
     """A fine-tuned model need not copy the backbone."""
     text = (folder / "hyperparams.yaml").read_text()
+    source = os.path.relpath(folder, tmp_path) if relative else folder
+    sources = ", ".join(f"{name}: {source}" for name in ("tokenizer", "whisper", "base"))
+    assert "\nsources: {}\n" in text
     (tmp_path / "hyperparams.yaml").write_text(
-        text
-        + "    sources:\n"
-        + "".join(f"        {name}: {folder}\n" for name in ("tokenizer", "whisper", "base"))
+        text.replace("\nsources: {}\n", f"\nsources: {{{sources}}}\n")
     )
     for name in (FILENAMES["projector"], FILENAMES["adapter"]):
         (tmp_path / name).write_bytes((folder / name).read_bytes())

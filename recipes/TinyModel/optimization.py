@@ -33,32 +33,6 @@ def load_hparams(arguments):
     return hparams
 
 
-def fixed_embeddings(vocab_size, hidden_size, seed):
-    """Token embeddings that encoder and denoiser agree on before either is trained.
-
-    Random directions of length one: what the projector learns to emit under CTC is what the
-    denoiser learns to read, though they never met.
-
-    Arguments
-    ---------
-    vocab_size, hidden_size : int
-    seed : int
-
-    Returns
-    -------
-    embeddings : torch.Tensor
-        [vocab_size, hidden_size].
-
-    Example
-    -------
-    >>> fixed_embeddings(5, 3, seed=0).norm(dim=1)
-    tensor([1.0000, 1.0000, 1.0000, 1.0000, 1.0000])
-    """
-    generator = torch.Generator().manual_seed(seed)
-    embeddings = torch.randn(vocab_size, hidden_size, generator=generator)
-    return torch.nn.functional.normalize(embeddings, dim=1)
-
-
 def optimize(
     parameters,
     batches,
@@ -68,6 +42,7 @@ def optimize(
     log_every=200,
     log=print,
     save=lambda: None,
+    after_step=lambda step: None,
 ):
     """Minimizes a loss with AdamW, warm-up and a cosine to a tenth.
 
@@ -91,6 +66,8 @@ def optimize(
         Takes such a line.
     save : callable
         Called every `save_every` steps and at the end.
+    after_step : callable
+        Takes the number of steps made.
     """
     parameters = [p for p in parameters if p.requires_grad]
     device = parameters[0].device.type
@@ -137,5 +114,6 @@ def optimize(
             sums = {}
         if step % settings["save_every"] == 0 or last:
             save()
+        after_step(step)
         if last:
             break

@@ -2,7 +2,8 @@
 
 A released language model can copy from its prompt and spell; one with random weights has to
 learn it. The slots of the prompt hold what a projector under CTC will put there one day: pieces
-spread over the frames, repeated, wrong or missing, and blanks between them.
+spread over the frames, repeated, wrong or missing, and blanks between them. The token embeddings
+are those that `pretrain_encoder.py` writes after `head_steps`; they stay as they are.
 
     python pretrain_denoiser.py pretrain.yaml --data_folder data
 """
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from optimization import fixed_embeddings, load_hparams, optimize
+from optimization import load_hparams, optimize
+from safetensors.torch import load_file
 
 from speechbrain_diffasr.hub import save_part
 from speechbrain_diffasr.training import LanguageModelLosses
@@ -156,11 +158,10 @@ def main():
     tokenizer = model["tokenizer"]
     tokenizer.load(folder / "tokenizer.json")
     gemma = model["diffusion_gemma"].to(device)
-    if hparams["fixed_embeddings"]:
-        embeddings = fixed_embeddings(gemma.vocab_size, gemma.hidden_size, hparams["seed"])
-        with torch.no_grad():
-            gemma.head.weight.copy_(embeddings)
-        gemma.head.weight.requires_grad_(False)
+    with torch.no_grad():
+        embeddings = load_file(hparams["embeddings"])["weight"]
+        gemma.head.weight.copy_(embeddings)
+    gemma.head.weight.requires_grad_(False)
     store = DraftStore(
         path=folder / "text.csv",
         tokenizer=tokenizer,

@@ -1,14 +1,18 @@
 """Trains the small encoder with CTC on speech, through a projector.
 
-python pretrain_encoder.py pretrain.yaml --data_folder data
+CTC's output layer is learned along for a while, then stays as it is and is written out: it
+becomes the token embeddings of the denoiser, so what the projector says is what the denoiser
+reads, though they are trained apart.
+
+    python pretrain_encoder.py pretrain.yaml --data_folder data
 """
 
 import sys
 from pathlib import Path
 
 import torch
-from optimization import fixed_embeddings, load_hparams, optimize
-from safetensors.torch import load_file
+from optimization import load_hparams, optimize
+from safetensors.torch import load_file, save_file
 from waveforms import WaveformStore, spec_augment
 
 from speechbrain_diffasr.decoders.ctc import greedy_tokens
@@ -17,17 +21,18 @@ from speechbrain_diffasr.losses import CTCLoss, Head
 
 
 def make_store(hparams, device, batch_size, join):
-    """The training waveforms of both corpora, on the GPU."""
-    folder = Path(hparams["data_folder"])
+    """The training waveforms of all corpora, on the GPU."""
+    folders = [Path(hparams["data_folder"]) / name for name in hparams["corpora"]]
     return WaveformStore(
-        csvs=[folder / "speech" / "train.csv", folder / "digits" / "train.csv"],
-        data_roots=[folder / "speech", folder / "digits"],
+        csvs=[folder / "train.csv" for folder in folders],
+        data_roots=folders,
         tokenizer=hparams["model"]["tokenizer"],
         device=device,
         batch_size=batch_size,
         window=hparams["train_window"],
         join=join,
         noise=hparams["noise"],
+        band_limit=hparams["band_limit"],
         max_stretch=hparams["max_stretch"],
         seed=hparams["seed"],
         weights=hparams["group_weights"],
@@ -59,13 +64,8 @@ def main():
         projector.load_state_dict(load_file(f"{hparams['continue_from']}/projector.safetensors"))
     whisper.set_window(hparams["train_window"])
     gemma = model["diffusion_gemma"]
-    if hparams["fixed_embeddings"]:
-        embeddings = fixed_embeddings(gemma.vocab_size, gemma.hidden_size, hparams["seed"])
-        weight = embeddings.to(device)
-    else:
-        # Learned along and thrown away: stage 3 brings the projector to the language model.
-        layer = torch.nn.Linear(gemma.hidden_size, gemma.vocab_size, bias=False)
-        weight = layer.to(device).weight
+    layer = torch.nn.Linear(gemma.hidden_size, gemma.vocab_size, bias=False)
+    weight = layer.to(device).weight
     head = Head(weight, gemma.softcap)
     ctc = CTCLoss(blank=blank, chunk_size=hparams["chunk_size"])
 
@@ -91,6 +91,13 @@ def main():
         whisper.set_window(hparams["train_window"])
         save_part("projector", projector, output, torch.float16)
 
+    def share_embeddings(step):
+        if step == settings["head_steps"]:
+            weight.requires_grad_(False)
+            part = output / "embeddings.part"
+            save_file({"weight": weight.detach().cpu()}, part)
+            part.rename(output / "embeddings.safetensors")
+
     with open(output / "encoder.log", "a", encoding="utf-8") as log_file:
 
         def log(line):
@@ -105,6 +112,7 @@ def main():
             hparams["log_every"],
             log,
             save,
+            share_embeddings,
         )
         whisper.eval()
         with torch.no_grad():

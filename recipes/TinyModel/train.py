@@ -36,12 +36,19 @@ def main():
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
+    brain.checkpointer.add_recoverables(
+        {
+            "projector": hparams["model"]["projector"],
+            "diffusion_gemma": hparams["model"]["diffusion_gemma"],
+            "counter": hparams["epoch_counter"],
+        }
+    )
     store = make_store(hparams, brain.device, hparams["batch_size"], hparams["join"])
     folder = Path(hparams["data_folder"])
     valid = torch.utils.data.ConcatDataset(
         [
             csv_dataset(folder / name / "valid.csv", folder / name, hparams["tokenizer"])
-            for name in ("speech", "digits")
+            for name in hparams["corpora"]
         ]
     )
     brain.fit(

@@ -24,6 +24,8 @@ class Batch:
     tokens : list of list of int
     lang : list of str
     wrd : list of str
+    duration : list of float
+        Seconds.
     """
 
     id: list
@@ -31,6 +33,7 @@ class Batch:
     tokens: list
     lang: list
     wrd: list
+    duration: list
 
     def to(self, device):
         """Moves nothing: the waveforms are where they are used."""
@@ -59,6 +62,8 @@ class WaveformStore(torch.utils.data.IterableDataset):
         Share of examples with white noise at 10 to 40 dB.
     max_stretch : float
         Largest change of speed (and with it of pitch and formants), as a share.
+    band_limit : float
+        Share of examples without anything above 3.4 to 4 kHz, as from a telephone.
     seed : int
     weights : dict, optional
         How often each group is drawn, by its name; 1 if not named. Names are the language, or
@@ -76,6 +81,7 @@ class WaveformStore(torch.utils.data.IterableDataset):
         join=0.5,
         noise=0.5,
         max_stretch=0.1,
+        band_limit=0.0,
         seed=0,
         weights=None,
         sample_rate=16000,
@@ -108,6 +114,7 @@ class WaveformStore(torch.utils.data.IterableDataset):
         self.max_samples = int(window * sample_rate)
         self.sample_rate = sample_rate
         self.join, self.noise, self.max_stretch = join, noise, max_stretch
+        self.band_limit = band_limit
         self.rng = random.Random(seed)
         self.generator = torch.Generator(device).manual_seed(seed)
 
@@ -165,6 +172,7 @@ class WaveformStore(torch.utils.data.IterableDataset):
             tokens=[[t for i, _ in parts for t in self.tokens[i]] for parts in examples],
             lang=[self.rows[i]["lang"] for i in first],
             wrd=[" ".join(self.rows[i]["wrd"] for i, _ in parts) for parts in examples],
+            duration=[sum(self.lens[i] for i, _ in parts) / self.sample_rate for parts in examples],
         )
 
     def _rand(self, low, high):
@@ -173,7 +181,7 @@ class WaveformStore(torch.utils.data.IterableDataset):
         return low + (high - low) * rand
 
     def _augment(self, wavs, ends):  # [B, T], [B, 1]
-        """Changes speed, tilts the spectrum, adds noise."""
+        """Changes speed, tilts the spectrum, adds noise, takes the highs away."""
         speed = self._rand(1 - self.max_stretch, 1 + self.max_stretch)
         place = torch.arange(wavs.shape[1], device=self.device) * speed
         left = place.long().clamp(max=wavs.shape[1] - 2)
@@ -193,7 +201,15 @@ class WaveformStore(torch.utils.data.IterableDataset):
         noise = torch.randn(
             wavs.shape, device=self.device, generator=self.generator, dtype=wavs.dtype
         )
-        return wavs + loud * noise * (recorded | ~stops)
+        wavs = wavs + loud * noise * (recorded | ~stops)
+        if not self.band_limit:
+            return wavs
+        spectrum = torch.fft.rfft(wavs)
+        highest = torch.where(
+            self._rand(0.0, 1.0) < self.band_limit, self._rand(3400.0, 4000.0), self.sample_rate
+        )
+        hertz = torch.linspace(0, self.sample_rate / 2, spectrum.shape[1], device=self.device)
+        return torch.fft.irfft(spectrum * (hertz < highest), n=wavs.shape[1])
 
 
 def _read(paths):

@@ -78,7 +78,7 @@ def fill_canvas(tokens, length, eos, device=None):
     return canvas.to(device, non_blocking=True)
 
 
-def corrupt_canvas(tokens, vocab_size, generator=None, min_rate=0.001, max_rate=1.0):
+def corrupt_canvas(tokens, vocab_size, generators=None, min_rate=0.001, max_rate=1.0):
     """Noise of uniform discrete diffusion (D3PM; Austin et al., 2021).
 
     Each example draws a rate t ~ U(min_rate, max_rate); each of its positions is
@@ -91,8 +91,9 @@ def corrupt_canvas(tokens, vocab_size, generator=None, min_rate=0.001, max_rate=
         Clean canvas [B, C].
     vocab_size : int
         Replacements are drawn from ``range(vocab_size)``.
-    generator : torch.Generator or None
-        Source of randomness, on the device of tokens; None is torch's own.
+    generators : list of torch.Generator, optional
+        One for each utterance, on the CPU, so that its noise does not depend on who else is in
+        the batch. Default: torch's own, on the device of tokens.
     min_rate, max_rate : float
         Range of t.
 
@@ -122,8 +123,13 @@ def corrupt_canvas(tokens, vocab_size, generator=None, min_rate=0.001, max_rate=
             f"min_rate, max_rate: {min_rate}, {max_rate} are no range of probabilities; "
             "expected 0 <= min_rate <= max_rate <= 1"
         )
-    options = {"device": tokens.device, "generator": generator}
-    rates = min_rate + (max_rate - min_rate) * torch.rand(tokens.shape[0], **options)
-    mask = torch.rand(tokens.shape, **options) < rates[:, None]
-    random_tokens = torch.randint(vocab_size, tokens.shape, dtype=tokens.dtype, **options)
+    length = tokens.shape[1]
+    if generators is None:
+        dice = torch.rand(len(tokens), 1 + 2 * length, device=tokens.device)
+    else:
+        rows = [torch.rand(1 + 2 * length, generator=generator) for generator in generators]
+        dice = torch.stack(rows).to(tokens.device)
+    rates = min_rate + (max_rate - min_rate) * dice[:, 0]
+    mask = dice[:, 1 : 1 + length] < rates[:, None]
+    random_tokens = (dice[:, 1 + length :] * vocab_size).to(tokens.dtype)
     return torch.where(mask, random_tokens, tokens), mask, rates

@@ -1,0 +1,10 @@
+"""Trains or fine-tunes on your own recordings; `python train.py train.yaml --help` says how."""
+
+import sys
+
+from prepare import prepare_csv
+
+from speechbrain_diffasr.recipe import run
+
+if __name__ == "__main__":
+    run(sys.argv[1:], prepare=prepare_csv)

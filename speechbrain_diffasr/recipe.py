@@ -1,0 +1,378 @@
+"""What every recipe runs: `python train.py train.yaml` and `python train.py evaluate.yaml`."""
+
+import functools
+import logging
+import os
+import sys
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+from hyperpyyaml import resolve_references
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.dataio.sampler import DynamicBatchSampler
+from speechbrain.utils.distributed import (
+    ddp_barrier,
+    ddp_init_group,
+    get_rank,
+    if_main_process,
+    run_on_main,
+)
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+from speechbrain_diffasr.brain import DiffusionBrain
+from speechbrain_diffasr.dataio import csv_dataset
+from speechbrain_diffasr.evaluate import evaluate_csvs
+from speechbrain_diffasr.features import FeatureCache
+from speechbrain_diffasr.hub import save_pretrained
+from speechbrain_diffasr.inference import DiffusionASR
+from speechbrain_diffasr.recipe_yaml import read_hparams, show_help
+from speechbrain_diffasr.sampling import WeightedDynamicBatchSampler, language_weights
+from speechbrain_diffasr.utterances import read_rows
+
+logger = logging.getLogger(__name__)
+
+TRAINED = ("projector", "adapter")
+
+
+def run(argv, prepare=None):
+    """Trains, saves and scores, or only scores, as a YAML file says.
+
+    Arguments
+    ---------
+    argv : list of str
+        The YAML file and what it is to be changed by, as in every SpeechBrain recipe. A file
+        without the key `training` only scores.
+    prepare : callable, optional
+        Makes the CSV files; is given the mapping `prepare` of the YAML file.
+    """
+    script = Path(sys.argv[0]).name
+    if {"-h", "--help"} & set(argv):
+        show_help(script, argv)
+        return
+    try:
+        path, run_opts, overrides = sb.parse_arguments(argv)
+        hparams = read_hparams(path, overrides)
+        _run(path, hparams, run_opts, overrides, prepare)
+    except KeyboardInterrupt:
+        sys.exit(f"{script}: stopped; the same command goes on from the last checkpoint")
+    except (OSError, ValueError, torch.OutOfMemoryError) as error:
+        logger.debug("what led to it:", exc_info=True)
+        sys.exit(f"{script}: {str(error).strip() or type(error).__name__}")
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _run(path, hparams, run_opts, overrides, prepare):
+    # It says at every epoch that it makes batches.
+    logging.getLogger("speechbrain.dataio.sampler").setLevel(logging.WARNING)
+    ddp_init_group(run_opts)
+    sb.create_experiment_directory(hparams["output_folder"], path, overrides)
+    if prepare is not None and hparams.get("prepare") is not None:
+        run_on_main(prepare, kwargs=hparams["prepare"])
+    if "training" in hparams:
+        asr = train(hparams, run_opts)
+        source = Path(hparams["output_folder"], "pretrained")
+    else:
+        asr = load_recognizer(hparams["pretrained"], hparams["model"], run_opts)
+        source = hparams["pretrained"]
+    tests = [test for test in hparams["data"].get("test") or [] if os.path.exists(test)]
+    if tests and if_main_process():
+        evaluate_csvs(
+            asr,
+            tests,
+            hparams["data"].get("root"),
+            **hparams["evaluation"],
+            model_name=str(source),
+            output_folder=Path(hparams["output_folder"], "evaluation"),
+        )
+    ddp_barrier()
+
+
+def load_recognizer(source, overrides, run_opts, trained=False):
+    """Loads the model that is to be trained or scored.
+
+    Arguments
+    ---------
+    source : str or Path
+        A folder or Hub repository for `from_hparams`.
+    overrides : dict
+        What to change in its hyperparams.yaml.
+    run_opts : RunOptions
+        Of SpeechBrain's command line.
+    trained : bool
+        Whether what is not frozen will be trained. Default: False.
+
+    Returns
+    -------
+    asr : DiffusionASR
+    """
+    device = run_opts.device or sb.utils.distributed.infer_device()
+    with_file = Path(source, "hyperparams.yaml")
+    if Path(source).exists() and not with_file.is_file():
+        raise FileNotFoundError(f"pretrained: there is no {with_file}; name a pretrained folder")
+    return DiffusionASR.from_hparams(
+        source, overrides=overrides, freeze_params=not trained, run_opts={"device": device}
+    )
+
+
+def train(hparams, run_opts):
+    """Trains projector and LoRA of a pretrained model, and writes a pretrained folder.
+
+    Arguments
+    ---------
+    hparams : dict
+        With output_folder, pretrained, model, start, data (train, valid, root) and training.
+    run_opts : RunOptions
+        Of SpeechBrain's command line.
+
+    Returns
+    -------
+    asr : DiffusionASR
+        With the weights of the best epoch.
+    """
+    settings = hparams["training"]
+    rows = {name: _languages(hparams["data"][name]) for name in ("train", "valid")}
+    changes = dict(hparams["model"] or {})
+    if hparams["start"] == "fresh":
+        changes["fresh"] = list(TRAINED)
+    elif hparams["start"] != "pretrained":
+        raise ValueError(f"start: {hparams['start']!r} is neither pretrained nor fresh")
+    # The same start in every process and every run.
+    torch.manual_seed(settings["seed"])
+    asr = load_recognizer(hparams["pretrained"], changes, run_opts, trained=True)
+    added = _add_languages(asr, set.union(*rows.values()))
+
+    checkpointer = settings["checkpointer"]
+    brain = DiffusionBrain(
+        modules=asr.mods,
+        opt_class=settings["opt_class"],
+        hparams={
+            **settings,
+            "tokenizer": asr.tokenizer,
+            "tensorboard_logger": _tensorboard(settings),
+        },
+        run_opts=run_opts,
+        checkpointer=checkpointer,
+    )
+    checkpointer.add_recoverables(
+        {
+            "projector": asr.mods.encoder.projector,
+            "diffusion_gemma": asr.mods.decoder.model,
+            "counter": settings["epoch_counter"],
+        }
+    )
+    datasets = make_datasets(asr, hparams["data"], settings, brain)
+    loader = make_train_loader(brain, datasets["train"], settings)
+    valid = brain.make_dataloader(
+        datasets["valid"],
+        sb.Stage.VALID,
+        ckpt_prefix=None,
+        batch_size=settings["valid_batch_size"],
+        num_workers=settings["num_workers"],
+        collate_fn=PaddedBatch,
+    )
+    if settings["number_of_steps"] is None:
+        steps = len(loader) * settings["number_of_epochs"] // brain.grad_accumulation_factor
+        brain.hparams.make_scheduler = functools.partial(
+            settings["make_scheduler"], num_training_steps=max(1, steps)
+        )
+    _log_start(brain, datasets["train"], loader)
+    try:
+        brain.fit(settings["epoch_counter"], loader, valid)
+    except torch.OutOfMemoryError as error:
+        raise torch.OutOfMemoryError(
+            f"{str(error).splitlines()[0]}\nTurn down max_batch_utterances "
+            f"({settings['max_batch_utterances']}) or batch_seconds "
+            f"({settings['batch_seconds']:g} s) and turn up --grad_accumulation_factor "
+            f"({brain.grad_accumulation_factor}) by as much, for the same training in less "
+            f"memory; then chunk_size ({settings['chunk_size']}), and valid_batch_size "
+            f"({settings['valid_batch_size']}) if it happened while validating"
+        ) from None
+    checkpointer.recover_if_possible(min_key="error_rate")
+    asr.mods.eval()
+    if if_main_process():
+        folder = Path(hparams["output_folder"], "pretrained")
+        save_finetuned(asr, hparams["pretrained"], folder, added)
+    return asr
+
+
+def make_datasets(asr, data, settings, brain):
+    """Reads the CSV files of training and validation, and encodes their audio if it is cached.
+
+    Arguments
+    ---------
+    asr : DiffusionASR
+    data : dict
+        With the paths train and valid, and root.
+    settings : dict
+        Those of hparams/training.yaml.
+    brain : DiffusionBrain
+        Says which process this is.
+
+    Returns
+    -------
+    datasets : dict of DynamicItemDataset
+    """
+    cache = None
+    if settings["feature_cache"]:
+        cache = FeatureCache(settings["feature_cache"], asr.mods.encoder.whisper)
+    datasets = {}
+    for name in ("train", "valid"):
+        dataset = csv_dataset(data[name], data.get("root"), asr.tokenizer, asr.sample_rate, cache)
+        _leave_out(dataset, asr, data[name])
+        datasets[name] = dataset
+    if cache is not None:
+        paths = [d.data[i]["wav"] for d in datasets.values() for i in d.data_ids]
+        world = int(os.environ.get("WORLD_SIZE", 1))
+        cache.fill(
+            paths,
+            asr.load_audio,
+            settings["feature_batch_size"],
+            rank=get_rank() or 0,
+            world_size=world,
+            progress=if_main_process() and not brain.noprogressbar,
+        )
+        ddp_barrier()
+        cache.refresh()
+        logger.info("feature_cache: %s holds %.2f GB", cache.folder, cache.size / 1e9)
+    return datasets
+
+
+def make_train_loader(brain, dataset, settings):
+    """Batches utterances of similar length, of so many seconds at most.
+
+    Arguments
+    ---------
+    brain : DiffusionBrain
+    dataset : DynamicItemDataset
+    settings : dict
+        Those of hparams/training.yaml.
+
+    Returns
+    -------
+    loader : SaveableDataLoader
+    """
+    rows = [dataset.data[name] for name in dataset.data_ids]
+    durations = [row["duration"] for row in rows]
+    options = {
+        "max_batch_length": settings["batch_seconds"],
+        "num_buckets": min(settings["num_buckets"], len(rows)),
+        "max_batch_ex": settings["max_batch_utterances"],
+        "seed": settings["seed"],
+    }
+    if settings["language_temperature"] != 1:
+        languages = [row["lang"] for row in rows]
+        weights = language_weights(languages, durations, settings["language_temperature"])
+        sampler = WeightedDynamicBatchSampler(weights, durations, **options)
+    else:
+        order = "random" if settings["shuffle"] else "ascending"
+        sampler = DynamicBatchSampler(
+            dataset,
+            lengths_list=durations,
+            shuffle=settings["shuffle"],
+            batch_ordering=order,
+            **options,
+        )
+    # Read by SpeechBrain where training is distributed.
+    brain.hparams.sorting = "random" if settings["shuffle"] else "ascending"
+    brain.train_sampler = sampler
+    return brain.make_dataloader(
+        dataset,
+        sb.Stage.TRAIN,
+        batch_sampler=sampler,
+        num_workers=settings["num_workers"],
+        collate_fn=PaddedBatch,
+    )
+
+
+def save_finetuned(asr, source, folder, languages=None):
+    """Writes what was trained, and where the rest is, as a folder for `from_hparams`.
+
+    Arguments
+    ---------
+    asr : DiffusionASR
+    source : str or Path
+        What it was loaded from.
+    folder : str or Path
+        To write to.
+    languages : dict, optional
+        Names by code of languages that were added to the prompt.
+    """
+    pretrainer = asr.hparams.pretrainer
+    here = str(Path(source).resolve()) if Path(source).exists() else str(source)
+    sources = {}
+    for name in pretrainer.parts:
+        before = pretrainer.sources.get(name) or here
+        beside = Path(here, before)
+        sources[name] = str(beside.resolve()) if beside.is_dir() else before
+    sources |= dict.fromkeys(TRAINED)
+    changes = {"sources": sources, "fresh": [], "languages": languages or {}}
+    text = resolve_references(asr.hyperparams, changes).getvalue()
+    text = f"# Projector and LoRA trained from {source}, whose comments follow.\n{text}"
+    save_pretrained(pretrainer, text, folder, parts=TRAINED)
+
+
+def _languages(path):
+    """Codes in the column lang of a CSV file."""
+    rows = read_rows(path)
+    for number, row in enumerate(rows, 2):
+        if not row.get("lang"):
+            raise ValueError(f"{path}: line {number} has no lang; write the code of its language")
+    return {row["lang"] for row in rows}
+
+
+def _add_languages(asr, codes):
+    """Teaches the prompt the names of languages it has not; returns those."""
+    known = asr.mods.decoder.prompt.languages
+    added = {}
+    for code in sorted(codes - set(known)):
+        if code not in LANGUAGES:
+            raise ValueError(
+                f"lang: {code!r} is neither a language of the model ({', '.join(known)}) nor one "
+                f"of Whisper's codes; name it with --model '{{languages: {{{code}: NAME}}}}'"
+            )
+        added[code] = LANGUAGES[code].title()
+    known.update(added)
+    return added
+
+
+def _leave_out(dataset, asr, path):
+    """Takes out what the model's window or canvas cannot hold, and says so."""
+    canvas = asr.mods.decoder.sampler.canvas_length
+    kept, left_out = [], []
+    for name in dataset.data_ids:
+        row = dataset.data[name]
+        long = row["duration"] > asr.max_seconds or len(asr.tokenizer.encode(row["wrd"])) > canvas
+        (left_out if long else kept).append(name)
+    if left_out:
+        shown = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
+        logger.warning(
+            "%s: %d of %d left out, longer than the window of %g s or the canvas of %d tokens: %s",
+            path, len(left_out), len(dataset), asr.max_seconds, canvas, shown,
+        )  # fmt: skip
+    if not kept:
+        raise ValueError(f"{path}: every utterance is too long for this model; cut them")
+    dataset.data_ids = kept
+
+
+def _tensorboard(settings):
+    if not settings["tensorboard"]:
+        return None
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        raise ValueError("tensorboard: not installed; pip install tensorboard") from None
+    from speechbrain.utils.train_logger import TensorboardLogger
+
+    return TensorboardLogger(str(Path(settings["output_folder"], "tensorboard")))
+
+
+def _log_start(brain, dataset, loader):
+    hours = sum(dataset.data[name]["duration"] for name in dataset.data_ids) / 3600
+    number = sum(p.numel() for p in brain.modules.parameters() if p.requires_grad)
+    logger.info(
+        "%d utterances, %.2f h; %d batches an epoch; %.2f M parameters are trained",
+        len(dataset), hours, len(loader), number / 1e6,
+    )  # fmt: skip
