@@ -5,7 +5,6 @@ import contextlib
 import json
 import logging
 import os
-import re
 import shutil
 import sys
 import warnings
@@ -144,8 +143,14 @@ def open_model(args):
     UsageError
         If there is no such device or model, or the model does not know the language.
     """
+    from speechbrain_diffasr.hub import check_source
+
     device = _device(args.device)
-    _check_source(args.model)
+    try:
+        if args.model is not None:
+            check_source(args.model)
+    except FileNotFoundError as err:
+        raise UsageError(f"--model: {err}") from None
     try:
         model = load_model(args.model, device, args.verbose)
     # A broken folder can fail anywhere in YAML, constructors or weights.
@@ -388,17 +393,6 @@ def check_output(output, inputs, option="--output", kind="audio files"):
         raise UsageError(f"{option}: the folder {folder!r} cannot be written to")
     if os.path.realpath(output) in map(os.path.realpath, inputs):
         raise UsageError(f"{option}: {output!r} is one of the {kind}")
-
-
-def _check_source(source):
-    if source is None:
-        return
-    if os.path.isdir(source):
-        if not os.path.isfile(os.path.join(source, "hyperparams.yaml")):
-            raise UsageError(f"--model: {source!r} has no hyperparams.yaml")
-    # Anything but OWNER/NAME cannot be meant for the Hub.
-    elif os.path.exists(source) or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", source):
-        raise UsageError(f"--model: {source!r} is neither a folder nor OWNER/NAME on the Hub")
 
 
 def _device(name):

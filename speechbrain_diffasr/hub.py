@@ -1,6 +1,7 @@
 """Pretrained folders: what is in them, how they are read and written."""
 
 import json
+import re
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -17,6 +18,34 @@ FILENAMES = {
     "projector": "projector.safetensors",
     "adapter": "adapter_model.safetensors",
 }
+
+
+def check_source(source):
+    """Sees whether a model can be there at all, before anything is loaded.
+
+    Arguments
+    ---------
+    source : str or Path
+        A pretrained folder or the name of a Hub repository.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is neither.
+
+    Example
+    -------
+    >>> check_source("nowhere/at/all")
+    Traceback (most recent call last):
+    FileNotFoundError: 'nowhere/at/all' is neither a folder nor OWNER/NAME on the Hub
+    """
+    source = str(source)
+    if Path(source).is_dir():
+        if not Path(source, "hyperparams.yaml").is_file():
+            raise FileNotFoundError(f"{source!r} has no hyperparams.yaml")
+    # Anything but OWNER/NAME cannot be meant for the Hub.
+    elif Path(source).exists() or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", source):
+        raise FileNotFoundError(f"{source!r} is neither a folder nor OWNER/NAME on the Hub")
 
 
 class FolderPretrainer(Pretrainer):

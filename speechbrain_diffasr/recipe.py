@@ -1,14 +1,17 @@
 """What every recipe runs: `python train.py train.yaml` and `python train.py evaluate.yaml`."""
 
 import functools
+import inspect
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import speechbrain as sb
 import torch
 from hyperpyyaml import resolve_references
+from ruamel.yaml.error import YAMLError
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.distributed import (
@@ -23,12 +26,13 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES
 from speechbrain_diffasr.brain import DiffusionBrain
 from speechbrain_diffasr.dataio import csv_dataset
 from speechbrain_diffasr.evaluate import evaluate_csvs
-from speechbrain_diffasr.features import FeatureCache
-from speechbrain_diffasr.hub import save_pretrained
+from speechbrain_diffasr.features import FeatureCache, encode_datasets
+from speechbrain_diffasr.hub import check_source, save_pretrained
 from speechbrain_diffasr.inference import DiffusionASR
-from speechbrain_diffasr.recipe_yaml import read_hparams, show_help
+from speechbrain_diffasr.recipe_yaml import read_hparams, save_hparams, show_help
+from speechbrain_diffasr.report import skipped_lines
 from speechbrain_diffasr.sampling import WeightedDynamicBatchSampler, language_weights
-from speechbrain_diffasr.utterances import read_rows
+from speechbrain_diffasr.utterances import find_root, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -50,13 +54,15 @@ def run(argv, prepare=None):
     if {"-h", "--help"} & set(argv):
         show_help(script, argv)
         return
+    if not argv or argv[0].startswith("-"):
+        sys.exit(f"{script}: name a YAML file, such as train.yaml, before any option; see --help")
     try:
         path, run_opts, overrides = sb.parse_arguments(argv)
         hparams = read_hparams(path, overrides)
         _run(path, hparams, run_opts, overrides, prepare)
     except KeyboardInterrupt:
         sys.exit(f"{script}: stopped; the same command goes on from the last checkpoint")
-    except (OSError, ValueError, torch.OutOfMemoryError) as error:
+    except (OSError, ValueError, YAMLError, torch.OutOfMemoryError) as error:
         logger.debug("what led to it:", exc_info=True)
         sys.exit(f"{script}: {str(error).strip() or type(error).__name__}")
     finally:
@@ -67,27 +73,49 @@ def run(argv, prepare=None):
 def _run(path, hparams, run_opts, overrides, prepare):
     # It says at every epoch that it makes batches.
     logging.getLogger("speechbrain.dataio.sampler").setLevel(logging.WARNING)
+    # Before the corpus is prepared, which can take an hour.
+    try:
+        check_source(hparams["pretrained"])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"--pretrained: {error}") from None
     ddp_init_group(run_opts)
-    sb.create_experiment_directory(hparams["output_folder"], path, overrides)
+    sb.create_experiment_directory(hparams["output_folder"])
+    if if_main_process():
+        save_hparams(path, overrides, Path(hparams["output_folder"], "hyperparams.yaml"))
+        for script in (sys.argv[0], prepare and inspect.getsourcefile(prepare)):
+            if script and Path(script).suffix == ".py":
+                shutil.copy(script, hparams["output_folder"])
     if prepare is not None and hparams.get("prepare") is not None:
-        run_on_main(prepare, kwargs=hparams["prepare"])
+        shown = {"progress": not run_opts.noprogressbar}
+        run_on_main(prepare, kwargs={**hparams["prepare"], **shown})
+    data = hparams["data"]
+    tests = [path for name in data.get("test") or [] for path in _matches(name)]
+    data["root"] = find_root(data.get("train") or next(iter(tests), None), data.get("root"))
     if "training" in hparams:
         asr = train(hparams, run_opts)
         source = Path(hparams["output_folder"], "pretrained")
-    else:
+    elif tests:
         asr = load_recognizer(hparams["pretrained"], hparams["model"], run_opts)
         source = hparams["pretrained"]
-    tests = [test for test in hparams["data"].get("test") or [] if os.path.exists(test)]
+    else:
+        raise FileNotFoundError(f"data: test: there is no {', '.join(data.get('test') or [])}")
     if tests and if_main_process():
-        evaluate_csvs(
+        report = evaluate_csvs(
             asr,
             tests,
-            hparams["data"].get("root"),
+            data["root"],
             **hparams["evaluation"],
             model_name=str(source),
             output_folder=Path(hparams["output_folder"], "evaluation"),
         )
+        for line in skipped_lines(report):
+            logger.warning(line)
     ddp_barrier()
+
+
+def _matches(pattern):
+    """The files that a path with wildcards in its last part names."""
+    return sorted(map(str, Path(pattern).parent.glob(Path(pattern).name)))
 
 
 def load_recognizer(source, overrides, run_opts, trained=False):
@@ -109,12 +137,15 @@ def load_recognizer(source, overrides, run_opts, trained=False):
     asr : DiffusionASR
     """
     device = run_opts.device or sb.utils.distributed.infer_device()
-    with_file = Path(source, "hyperparams.yaml")
-    if Path(source).exists() and not with_file.is_file():
-        raise FileNotFoundError(f"pretrained: there is no {with_file}; name a pretrained folder")
-    return DiffusionASR.from_hparams(
-        source, overrides=overrides, freeze_params=not trained, run_opts={"device": device}
-    )
+    try:
+        return DiffusionASR.from_hparams(
+            source,
+            overrides=overrides or {},
+            freeze_params=not trained,
+            run_opts={"device": device},
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--pretrained {source}: {str(error).strip()}") from error
 
 
 def train(hparams, run_opts):
@@ -174,7 +205,8 @@ def train(hparams, run_opts):
         collate_fn=PaddedBatch,
     )
     if settings["number_of_steps"] is None:
-        steps = len(loader) * settings["number_of_epochs"] // brain.grad_accumulation_factor
+        # Batches that are left over at the end of an epoch make no step.
+        steps = len(loader) // brain.grad_accumulation_factor * settings["number_of_epochs"]
         brain.hparams.make_scheduler = functools.partial(
             settings["make_scheduler"], num_training_steps=max(1, steps)
         )
@@ -224,19 +256,13 @@ def make_datasets(asr, data, settings, brain):
         _leave_out(dataset, asr, data[name])
         datasets[name] = dataset
     if cache is not None:
-        paths = [d.data[i]["wav"] for d in datasets.values() for i in d.data_ids]
-        world = int(os.environ.get("WORLD_SIZE", 1))
-        cache.fill(
-            paths,
+        encode_datasets(
+            cache,
+            list(datasets.values()),
             asr.load_audio,
             settings["feature_batch_size"],
-            rank=get_rank() or 0,
-            world_size=world,
-            progress=if_main_process() and not brain.noprogressbar,
+            progress=not brain.noprogressbar,
         )
-        ddp_barrier()
-        cache.refresh()
-        logger.info("feature_cache: %s holds %.2f GB", cache.folder, cache.size / 1e9)
     return datasets
 
 

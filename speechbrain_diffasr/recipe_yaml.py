@@ -1,11 +1,13 @@
 """The YAML file of a recipe and the options that change it."""
 
+import contextlib
+import datetime
 import difflib
 import io
 import re
 from pathlib import Path
 
-from hyperpyyaml import load_hyperpyyaml
+from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
 
 # Keys of the run that no recipe's YAML need have.
@@ -45,6 +47,37 @@ def read_hparams(path, overrides):
     Traceback (most recent call last):
     ValueError: --step: no such option; did you mean --steps?
     """
+    with _routed(path, overrides) as (file, routed):
+        try:
+            return load_hyperpyyaml(file, routed)
+        except ValueError as error:
+            if "PLACEHOLDER" not in str(error):
+                raise
+            tree = _keys(path)
+            missing = [key for key, value in tree.items() if value == _MISSING]
+            missing = [key for key in missing if key not in routed]
+            raise ValueError(f"{path}: give {', '.join('--' + key for key in missing)}") from None
+
+
+def save_hparams(path, overrides, target):
+    """Writes what `read_hparams` loads: the YAML file with its options and what it includes.
+
+    Arguments
+    ---------
+    path : str or Path
+    overrides : str or dict
+    target : str or Path
+        File to write.
+    """
+    with _routed(path, overrides) as (file, routed):
+        text = resolve_references(file, routed).getvalue()
+    head = f"# From {Path(path).absolute()} on {datetime.date.today()}.\n"
+    Path(target).write_text(head + text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _routed(path, overrides):
+    """A recipe's YAML file for hyperpyyaml, and its options below the keys that include theirs."""
     tree = _keys(path)
     if isinstance(overrides, str):
         overrides = YAML(typ="safe").load(overrides) if overrides.strip() else {}
@@ -66,14 +99,7 @@ def read_hparams(path, overrides):
     text = re.sub(empty, r"\1 {}", Path(path).read_text(encoding="utf-8"))
     with io.StringIO(text) as file:
         file.name = str(path)  # includes are looked for beside it
-        try:
-            return load_hyperpyyaml(file, routed)
-        except ValueError as error:
-            if "PLACEHOLDER" not in str(error):
-                raise
-            missing = [key for key, value in tree.items() if value == _MISSING]
-            missing = [key for key in missing if key not in routed]
-            raise ValueError(f"{path}: give {', '.join('--' + key for key in missing)}") from None
+        yield file, routed
 
 
 def show_help(script, argv):

@@ -1,6 +1,7 @@
 """Utterances that are to be scored: read from CSV, checked, and mismatched on purpose."""
 
 import csv
+import os
 import random
 from collections import Counter
 from pathlib import Path
@@ -58,6 +59,45 @@ def read_rows(path, data_root=None):
     for row in rows:
         row["wav"] = (row["wav"] or "").replace("$data_root", root)
     return rows
+
+
+def find_root(csv, roots):
+    """Finds what ``$data_root`` in a CSV file stands for.
+
+    Arguments
+    ---------
+    csv : str or Path or None
+    roots : str or list of str or None
+        The folder, or several that are tried in turn.
+
+    Returns
+    -------
+    root : str or None
+        The first under which the first recording lies.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it lies under none.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "a.wav").write_bytes(b"")
+    >>> _ = (folder / "test.csv").write_text("ID,wav,wrd\\na,$data_root/a.wav,hello\\n")
+    >>> find_root(folder / "test.csv", ["elsewhere", str(folder)]) == str(folder)
+    True
+    """
+    roots = [roots] if roots is None or isinstance(roots, str) else list(roots)
+    if csv is None:
+        return roots[0]
+    for root in roots:
+        wav = read_rows(csv, root)[0]["wav"]
+        if os.path.exists(wav):
+            return root
+    raise FileNotFoundError(
+        f"{csv}: its first recording, {wav}, is missing; is --data_folder where the corpus is now?"
+    )
 
 
 def usable_rows(rows, languages=None):

@@ -130,7 +130,8 @@ def test_an_archive_that_is_cut_off_is_named_and_leaves_nothing(tmp_path):
             {"languages": ["en_us", "de_de"]},
             "has no file 'data/de_de/train.tsv'; expected a copy of",
         ),
-        ({"languages": []}, "languages: name at least one"),
+        ({"languages": []}, "name at least one"),
+        ({"splits": ["dev"]}, "splits: 'dev' is none of train, valid, test"),
         ({"text_column": "words"}, "text_column: 'words' is none of transcription, raw_transc"),
     ],
 )

@@ -36,13 +36,14 @@ def prepare_fleurs(
     data_folder,
     output_folder,
     languages=LANGUAGES,
+    splits=("train", "valid", "test"),
     text_column="transcription",
     min_seconds=0.1,
     max_seconds=30.0,
     workers=None,
     progress=True,
 ):
-    """Makes train.csv, valid.csv and test.csv, each with all languages.
+    """Makes a CSV file for each split, with all languages in it.
 
     Arguments
     ---------
@@ -53,6 +54,8 @@ def prepare_fleurs(
         Where the CSV files go.
     languages : list of str
         Languages by the corpus's own codes. In the CSV files en_us is en, and cmn_hans_cn is zh.
+    splits : list of str
+        Of train, valid and test.
     text_column : str
         transcription, which the corpus has in lower case without punctuation, or
         raw_transcription. Both are normalized.
@@ -78,21 +81,26 @@ def prepare_fleurs(
     """
     if text_column not in TEXT_COLUMNS:
         raise ValueError(f"text_column: '{text_column}' is none of {', '.join(TEXT_COLUMNS)}")
-    if not languages:
-        raise ValueError("languages: name at least one")
+    languages, splits = list(languages), list(splits)
+    if not languages or not splits:
+        raise ValueError("languages, splits: name at least one of each")
+    for split in splits:
+        if split not in SPLITS:
+            raise ValueError(f"splits: '{split}' is none of {', '.join(SPLITS)}")
     # An empty prefix where the folder data itself is given.
     prefix = "data/" if Path(data_folder, "data").is_dir() else ""
-    files = [f"{prefix}{code}/{name}.tsv" for code in languages for name in SPLITS.values()]
+    names = [SPLITS[split] for split in splits]
+    files = [f"{prefix}{code}/{name}.tsv" for code in languages for name in names]
     require_folder(data_folder, files, "a copy of google/fleurs with the folder data")
     for code in languages:
-        for name in SPLITS.values():
+        for name in names:
             unpack_audio(Path(data_folder, prefix, code, "audio"), name, progress)
     return list_corpus(
-        {split: list_clips(data_folder, prefix, languages, split, text_column) for split in SPLITS},
+        {split: list_clips(data_folder, prefix, languages, split, text_column) for split in splits},
         data_folder,
         output_folder,
-        settings={"corpus": "FLEURS", "languages": list(languages), "text_column": text_column},
-        normalize=normalize_text,
+        {"corpus": "FLEURS", "languages": languages, "splits": splits, "text_column": text_column},
+        normalize_text,
         min_seconds=min_seconds,
         max_seconds=max_seconds,
         workers=workers,
