@@ -9,15 +9,19 @@ stop, since random weights are never sure: every denoising step is taken.
 """
 
 import argparse
+import copy
 import json
 import platform
 import statistics
 import time
 from pathlib import Path
 
+import peft
+import speechbrain
 import torch
 import transformers
 from hyperpyyaml import load_hyperpyyaml
+from hyperpyyaml.core import recursive_update
 
 from speechbrain_diffasr.inference import DiffusionASR, default_model
 
@@ -52,7 +56,7 @@ FULL_SIZE = {
 }
 
 
-def random_model(folder, device):
+def random_model(folder, device, overrides=None, trained=False):
     """A recognizer with random weights, of the configuration of a pretrained folder.
 
     Arguments
@@ -60,19 +64,45 @@ def random_model(folder, device):
     folder : Path
         With hyperparams.yaml.
     device : str
+    overrides : dict, optional
+        What to change in it, such as `{"base_config": {"num_hidden_layers": 2}}`.
+    trained : bool
+        Whether what is not frozen will be trained. Default: False.
 
     Returns
     -------
     asr : DiffusionASR
     """
     text = (folder / "hyperparams.yaml").read_text(encoding="utf-8")
+    changes = copy.deepcopy(FULL_SIZE)
+    recursive_update(changes, overrides or {})
     with torch.device(device):
-        hparams = load_hyperpyyaml(text, FULL_SIZE, overrides_must_match=False)
+        hparams = load_hyperpyyaml(text, changes, overrides_must_match=False)
     # The released tokenizer would have to be downloaded; the prompt is about as long in this one.
     hparams["tokenizer"].load(Path(default_model()) / "tokenizer.json")
     return DiffusionASR(
-        modules=hparams["modules"], hparams=hparams, run_opts={"device": device}
+        modules=hparams["modules"],
+        hparams=hparams,
+        run_opts={"device": device},
+        freeze_params=not trained,
     ).eval()
+
+
+def environment(device):
+    """What figures depend on beside the model: the device, and versions."""
+    packages = (torch, transformers, peft, speechbrain)
+    return {
+        "device": torch.cuda.get_device_name(device) if "cuda" in device else platform.machine(),
+        "versions": {package.__name__: package.__version__ for package in packages},
+    }
+
+
+def print_table(rows):
+    """Prints rows, dicts with the same keys, as a Markdown table."""
+    print("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
+    for row in rows:
+        cells = [value if isinstance(value, str) else f"{value:.4g}" for value in row.values()]
+        print("| " + " | ".join(cells) + " |")
 
 
 class Stages:
@@ -186,17 +216,13 @@ def main():
         rows.append(row)
         print(json.dumps({key: round(value, 2) for key, value in row.items()}), flush=True)
 
-    columns = list(rows[0])
-    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
-    for row in rows:
-        print("| " + " | ".join(f"{row[column]:.4g}" for column in columns) + " |")
+    print_table(rows)
     if args.output:
         result = {
             "model": Path(args.model).name,
             "random": args.random,
             "parameters": sum(p.numel() for p in asr.mods.parameters()),
-            "device": torch.cuda.get_device_name() if "cuda" in args.device else platform.machine(),
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+            **environment(args.device),
             "rows": rows,
         }
         Path(args.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
