@@ -146,6 +146,9 @@ def load_recognizer(source, overrides, run_opts, trained=False):
         )
     except (OSError, ValueError) as error:
         raise ValueError(f"--pretrained {source}: {str(error).strip()}") from error
+    except KeyError as error:
+        # Of hyperpyyaml: an override that the file has not.
+        raise ValueError(f"--model: {error.args[0]}") from error
 
 
 def train(hparams, run_opts):
@@ -335,6 +338,8 @@ def save_finetuned(asr, source, folder, languages=None):
         sources[name] = str(beside.resolve()) if beside.is_dir() else before
     sources |= dict.fromkeys(TRAINED)
     changes = {"sources": sources, "fresh": [], "languages": languages or {}}
+    # The text no longer refers to what overrides have set: lists stand in it several times.
+    changes["pretrainer"] = {"fresh": []}
     text = resolve_references(asr.hyperparams, changes).getvalue()
     text = f"# Projector and LoRA trained from {source}, whose comments follow.\n{text}"
     save_pretrained(pretrainer, text, folder, parts=TRAINED)

@@ -1,0 +1,10 @@
+"""Trains on LibriSpeech; `python train.py train.yaml --help` says how."""
+
+import sys
+
+from prepare import prepare_librispeech
+
+from speechbrain_diffasr.recipe import run
+
+if __name__ == "__main__":
+    run(sys.argv[1:], prepare=prepare_librispeech)

@@ -1,0 +1,309 @@
+"""Every recipe by its own train.py and YAML files: from a raw corpus to a model and its WER."""
+
+import contextlib
+import csv
+import json
+import logging
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from miniature import REPOSITORY, load_recipe, make_csv, make_fleurs, make_librispeech, noise
+from miniature_more import make_commonvoice, make_voxpopuli
+
+from speechbrain_diffasr.inference import DiffusionASR
+
+# Words of the model of conftest.py, which hears 2 s.
+ENGLISH = [(noise(1.0, 1), "w1 w2", "en"), (noise(1.4, 2), "w3 w4 w5", "en")]
+SEVERAL = [*ENGLISH, (noise(0.8, 3), "w6", "de"), (noise(1.2, 4), "w7 w1", "hi")]
+QUICK = (
+    *("--number_of_epochs", "1", "--num_workers", "0", "--denoising_steps", "2"),
+    *("--steps", "[1, 2]", "--device", "cpu", "--noprogressbar"),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """For models as small as these, more threads are slower, many times so on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def run_recipe(name, *argv):
+    """`python train.py ...` in the folder of a recipe, without another start of Python."""
+    folder, root = REPOSITORY / "recipes" / name, logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        # SpeechBrain sets up logging anew, with the stdout of this moment.
+        stack.callback(root.setLevel, level)
+        stack.callback(setattr, root, "handlers", handlers)
+        patch.setattr(sys, "excepthook", sys.excepthook)
+        patch.setattr(sys, "argv", ["train.py", *map(str, argv)])
+        patch.chdir(folder)
+        patch.syspath_prepend(folder)
+        # Each recipe has a prepare.py.
+        sys.modules.pop("prepare", None)
+        try:
+            runpy.run_path("train.py", run_name="__main__")
+        finally:
+            sys.modules.pop("prepare", None)
+
+
+def librispeech(root):
+    make_librispeech(root / "LibriSpeech", ENGLISH)
+    splits = ("--test_splits", "[test-clean]")
+    training = (*splits, "--train_splits", "[train-clean-100]")
+    data = ("--data_folder", root / "LibriSpeech")
+    return (*data, *training), (*data, *splits)
+
+
+def fleurs(root):
+    make_fleurs(root / "fleurs", SEVERAL)
+    data = ("--data_folder", root / "fleurs", "--languages", "[en_us, de_de, hi_in]")
+    return data, data
+
+
+def voxpopuli(root):
+    make_voxpopuli(root / "voxpopuli", SEVERAL)
+    data = ("--data_folder", root / "voxpopuli", "--languages", "[en, de, hi]")
+    return data, data
+
+
+def voxpopuli_cut(root):
+    make_voxpopuli(root / "voxpopuli", SEVERAL, cut=True)
+    data = ("--data_folder", root / "voxpopuli", "--languages", "[en, de, hi]")
+    return data, data
+
+
+def commonvoice(root):
+    make_commonvoice(root / "release", SEVERAL)
+    data = ("--data_folder", root / "release", "--languages", "[en, de, hi]")
+    return data, data
+
+
+def own_csv(root):
+    make_csv(root / "own", SEVERAL)
+    start = ("--data_folder", root / "own", "--test_csv", "test.csv")
+    return (*start, "--train_csv", "train.csv", "--valid_csv", "valid.csv"), start
+
+
+def multilingual(root):
+    """Two corpora that their recipes prepared; Italian is no language of the model."""
+    make_librispeech(root / "LibriSpeech", ENGLISH)
+    load_recipe("LibriSpeech").prepare_librispeech(
+        root / "LibriSpeech", root / "libri", ["train-clean-100"], ["dev-clean"], ["test-clean"]
+    )
+    italian = (noise(1.1, 5), "w8 w9", "it")
+    make_voxpopuli(root / "voxpopuli", [*SEVERAL[2:3], italian])
+    load_recipe("VoxPopuli").prepare_voxpopuli(
+        root / "voxpopuli", root / "vox", languages=["de", "it"]
+    )
+    corpora = [
+        {"name": "libri", "folder": str(root / "libri"), "data_root": str(root / "LibriSpeech")},
+        {"name": "vox", "folder": str(root / "vox")},
+    ]
+    return ("--corpora", json.dumps(corpora)), ()
+
+
+RECIPES = {
+    "LibriSpeech": (librispeech, {"en"}),
+    "FLEURS": (fleurs, {"en", "de", "hi"}),
+    "VoxPopuli": (voxpopuli, {"en", "de", "hi"}),
+    "VoxPopuli, cut": (voxpopuli_cut, {"en", "de", "hi"}),
+    "CommonVoice": (commonvoice, {"en", "de", "hi"}),
+    "CSV": (own_csv, {"en", "de", "hi"}),
+    "Multilingual": (multilingual, {"en", "de", "it"}),
+}
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def trained(request, random_model, tmp_path_factory):
+    """A recipe that has run: its name, languages, folders, and options to score the same data."""
+    name = request.param
+    make, languages = RECIPES[name]
+    root = tmp_path_factory.mktemp(name.replace(", ", "-"))
+    training, scoring = make(root)
+    recipe = name.partition(",")[0]
+    run_recipe(
+        recipe, "train.yaml", "--pretrained", random_model, "--output_folder", root / "results",
+        "--csv_folder", root / "csv", *training, *QUICK,
+    )  # fmt: skip
+    return recipe, languages, root, scoring
+
+
+def rates_of(folder):
+    """{(CSV file, steps): {normalizer: {language: rates}}} of results.json."""
+    report = json.loads((folder / "evaluation" / "results.json").read_text(encoding="utf-8"))
+    return {(Path(r["csv"]).name, r["steps"]): r["rates"] for r in report["results"]}
+
+
+def test_a_raw_corpus_becomes_a_model_and_its_rates(trained):
+    _, languages, root, _ = trained
+    for split in ("train", "valid"):
+        with open(root / "csv" / f"{split}.csv", encoding="utf-8", newline="") as file:
+            assert {row["lang"] for row in csv.DictReader(file)} == languages
+    log = (root / "results" / "train_log.txt").read_text(encoding="utf-8")
+    for part in ("diffusion", "autoregressive", "ctc", "loss"):
+        assert f"train {part}: " in log
+        assert f"valid {part}: " in log
+    for language in languages:
+        assert f"valid error_rate_{language}: " in log
+
+    rates = rates_of(root / "results")
+    assert {steps for _, steps in rates} == {1, 2}
+    assert {lang for found in rates.values() for lang in found["whisper"]} == languages
+    for found in rates.values():
+        assert all(rate["wer"] >= 0 for rate in found["whisper"].values())
+    # What was run stands beside it.
+    text = (root / "results" / "hyperparams.yaml").read_text(encoding="utf-8")
+    assert "denoising_steps: 2 " in text
+    assert "prepare_" in (root / "results" / "train.py").read_text(encoding="utf-8")
+    assert "def prepare_" in (root / "results" / "prepare.py").read_text(encoding="utf-8")
+
+
+def test_the_pretrained_folder_loads_and_holds_no_backbone(trained):
+    _, languages, root, _ = trained
+    folder = root / "results" / "pretrained"
+    assert {path.name for path in folder.iterdir()} == {
+        "hyperparams.yaml", "projector.safetensors", "adapter_model.safetensors",
+        "adapter_config.json",
+    }  # fmt: skip
+    asr = DiffusionASR.from_hparams(folder)
+    assert languages <= set(asr.languages)
+    assert {"en", "de", "fr", "es", "hi", "zh"} <= set(asr.languages)
+    for wav, _, _ in ENGLISH:
+        for language in languages:
+            (transcript,) = asr.transcribe([wav], language, steps=2)
+            assert transcript.text == asr.tokenizer.decode_ids(transcript.tokens)
+            assert transcript.language == language
+
+
+def test_the_saved_model_has_the_same_rates(trained):
+    name, _, root, scoring = trained
+    csv_folder = root / "csv" if name == "Multilingual" else root / "test_csv"
+    run_recipe(
+        name, "evaluate.yaml", "--pretrained", root / "results" / "pretrained",
+        "--output_folder", root / "scored", "--csv_folder", csv_folder, *scoring,
+        "--steps", "[1, 2]", "--device", "cpu", "--noprogressbar",
+    )  # fmt: skip
+    assert rates_of(root / "scored") == rates_of(root / "results")
+
+
+def refusal(name, *argv):
+    """The one line that a run ends with."""
+    with pytest.raises(SystemExit) as caught:
+        run_recipe(name, *argv, "--device", "cpu", "--noprogressbar")
+    # A text: Python writes it to stderr and exits with status 1.
+    message = caught.value.code
+    assert isinstance(message, str)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+@pytest.fixture
+def usual(tmp_path):
+    """Options of a run on LibriSpeech that would succeed, but for data_folder and pretrained."""
+    return "train.yaml", "--output_folder", tmp_path / "results", "--csv_folder", tmp_path / "csv"
+
+
+def test_a_wrong_data_folder_is_named(usual, tmp_path):
+    model = ("--pretrained", REPOSITORY / "pretrained" / "diffasr-tiny")
+    message = refusal("LibriSpeech", *usual, *model, "--data_folder", tmp_path)
+    assert message == (
+        f"train.py: data_folder: '{tmp_path}' has no folder 'train-clean-100'; "
+        "expected the unpacked LibriSpeech"
+    )
+
+
+@pytest.mark.parametrize("yaml", ["train.yaml", "evaluate.yaml"])
+def test_what_must_be_given_is_named(yaml):
+    for name in ("LibriSpeech", "FLEURS", "VoxPopuli", "CommonVoice"):
+        message = refusal(name, yaml, *(["--pretrained", "x"] if yaml == "evaluate.yaml" else []))
+        assert message == f"train.py: {yaml}: give --data_folder"
+
+
+def test_an_unknown_option_is_named_with_the_one_it_resembles(usual, tmp_path):
+    message = refusal("LibriSpeech", *usual, "--data_folder", tmp_path, "--lrr", "1")
+    assert message == "train.py: --lrr: no such option; did you mean --lr?"
+
+
+def test_a_missing_yaml_file_is_asked_for(tmp_path):
+    assert refusal("LibriSpeech", "--data_folder", tmp_path).startswith(
+        "train.py: name a YAML file, such as train.yaml"
+    )
+    assert refusal("LibriSpeech", "trian.yaml") == "train.py: trian.yaml: No such file or directory"
+
+
+def test_a_wrong_model_is_named_before_data_is_prepared(usual, tmp_path):
+    make_librispeech(tmp_path / "LibriSpeech", ENGLISH)
+    data = ("--data_folder", tmp_path / "LibriSpeech")
+    (tmp_path / "empty").mkdir()
+    for source, reason in (
+        (tmp_path / "empty", "has no hyperparams.yaml"),
+        (tmp_path / "nothing", "is neither a folder nor OWNER/NAME on the Hub"),
+    ):
+        message = refusal("LibriSpeech", *usual, *data, "--pretrained", source)
+        assert message == f"train.py: --pretrained: '{source}' {reason}"
+    assert not (tmp_path / "csv").exists()
+
+
+def test_an_unknown_key_of_the_model_is_named(tmp_path, random_model):
+    make_csv(tmp_path / "own", ENGLISH)
+    message = refusal(
+        "CSV", "evaluate.yaml", "--output_folder", tmp_path / "results", "--data_folder",
+        tmp_path / "own", "--test_csv", "test.csv", "--pretrained", random_model,
+        "--model", "{denoising_stepz: 3}",
+    )  # fmt: skip
+    assert "denoising_stepz" in message
+
+
+def test_an_unknown_language_is_named_and_can_be_taught(tmp_path, random_model):
+    make_csv(tmp_path / "own", [(wav, text, "x-klingon") for wav, text, _ in ENGLISH])
+    options = (
+        "train.yaml", "--output_folder", tmp_path / "results", "--pretrained", random_model,
+        "--data_folder", tmp_path / "own", "--train_csv", "train.csv", "--valid_csv", "valid.csv",
+    )  # fmt: skip
+    message = refusal("CSV", *options)
+    assert "lang: 'x-klingon' is neither a language of the model" in message
+    assert "--model '{languages: {x-klingon: NAME}}'" in message
+    run_recipe("CSV", *options, *QUICK, "--model", "{languages: {x-klingon: Klingon}}")
+    asr = DiffusionASR.from_hparams(tmp_path / "results" / "pretrained")
+    assert asr.languages[-1] == "x-klingon"
+
+
+def test_nothing_to_score_is_an_error(tmp_path, random_model):
+    message = refusal(
+        "Multilingual", "evaluate.yaml", "--pretrained", random_model,
+        "--output_folder", tmp_path / "results", "--csv_folder", tmp_path,
+    )  # fmt: skip
+    assert message == f"train.py: data: test: there is no {tmp_path}/test_*.csv"
+
+
+@pytest.mark.parametrize("name", sorted({name.partition(",")[0] for name in RECIPES}))
+def test_help_shows_every_key(name, capsys):
+    run_recipe(name, "train.yaml", "--help")
+    shown = capsys.readouterr().out
+    for key in ("csv_folder:", "pretrained:", "lr: 1.5e-4", "self_conditioning:", "normalizers:"):
+        assert key in shown
+
+
+def test_bad_input_leaves_no_traceback(tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "train.py", "evaluate.yaml", "--pretrained", "nowhere"),
+            *("--data_folder", str(tmp_path), "--output_folder", str(tmp_path / "results")),
+        ],
+        cwd=REPOSITORY / "recipes" / "FLEURS",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "train.py: --pretrained: 'nowhere' is neither a folder nor OWNER/NAME on the Hub"
+    )
