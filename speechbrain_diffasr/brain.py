@@ -2,12 +2,20 @@
 
 import speechbrain as sb
 import torch
+import yaml
+from speechbrain.dataio.sampler import DistributedSamplerWrapper
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
 from speechbrain.utils.distributed import get_rank, if_main_process
 from speechbrain.utils.logger import get_logger
 from torch.nn.parallel import DistributedDataParallel
 
 from speechbrain_diffasr.metrics import ErrorRates
 from speechbrain_diffasr.progress import TrainingBar
+from speechbrain_diffasr.sampling import DistributedBatchSampler
 from speechbrain_diffasr.training import RecognizerLosses, utterance_seed
 
 logger = get_logger(__name__)
@@ -21,6 +29,7 @@ LOSS_SETTINGS = (
 )
 
 
+@register_checkpoint_hooks
 class DiffusionBrain(sb.Brain):
     """Trains what is not frozen with the three weighted losses.
 
@@ -100,6 +109,16 @@ class DiffusionBrain(sb.Brain):
             super().fit(epoch_counter, train_set, valid_set, progressbar=False, **kwargs)
         finally:
             self.bar.close()
+
+    def _train_loader_specifics(self, dataset, loader_kwargs):
+        loader_kwargs = super()._train_loader_specifics(dataset, loader_kwargs)
+        sampler = loader_kwargs.get("batch_sampler")
+        if isinstance(sampler, DistributedSamplerWrapper):
+            self.train_sampler = DistributedBatchSampler(
+                sampler.sampler, rank=self.rank, shuffle=sampler.shuffle
+            )
+            loader_kwargs["batch_sampler"] = self.train_sampler
+        return loader_kwargs
 
     def init_optimizers(self):
         """Gives the optimizer only what is trained."""
@@ -182,12 +201,13 @@ class DiffusionBrain(sb.Brain):
         """Moves the learning rate and the progress bar on."""
         if should_step and self.scheduler is not None:
             self.scheduler.step()
-        self.bar.update(self.parts, getattr(batch, "duration", []))
+        # Every process has another batch of about this length.
+        self.bar.update(self.parts, self._processes * _seconds(batch))
 
     def evaluate_batch(self, batch, stage):
         """Validates or tests on one batch; see SpeechBrain's Brain."""
         loss = super().evaluate_batch(batch, stage)
-        self.bar.update(self.parts, getattr(batch, "duration", []))
+        self.bar.update(self.parts, _seconds(batch))
         return loss
 
     def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
@@ -195,9 +215,50 @@ class DiffusionBrain(sb.Brain):
         # Accumulated gradients are not saved: wait until they have been used.
         return wanted and self.step % self.grad_accumulation_factor == 0
 
+    def _save_intra_epoch_ckpt(self):
+        self._average_processes()
+        super()._save_intra_epoch_ckpt()
+
+    def _average_processes(self):
+        """Makes the running means those of the batches of all processes."""
+        if self._processes == 1:
+            return
+        totals = [torch.as_tensor(total, device=self.device) for total, _ in self.parts.values()]
+        means = torch.stack(
+            [torch.tensor(self.avg_train_loss, device=self.device), *totals]
+        ).double()
+        torch.distributed.all_reduce(means)
+        loss, *totals = means / self._processes
+        self.avg_train_loss = float(loss)
+        self.parts = {
+            name: (total.float(), number)
+            for total, (name, (_, number)) in zip(totals, self.parts.items(), strict=True)
+        }
+
+    @property
+    def _processes(self):
+        distributed = torch.distributed.is_initialized()
+        return torch.distributed.get_world_size() if distributed else 1
+
+    @mark_as_saver
+    def _save(self, path):
+        super()._save(path)
+        parts = {name: [float(total), number] for name, (total, number) in self.parts.items()}
+        with open(path, "a", encoding="utf-8") as file:
+            yaml.dump({"parts": parts}, file, sort_keys=False)
+
+    @mark_as_loader
+    def _recover(self, path, end_of_epoch):
+        super()._recover(path, end_of_epoch)
+        with open(path, encoding="utf-8") as file:
+            saved = yaml.safe_load(file)
+        self.parts = {name: tuple(pair) for name, pair in saved.get("parts", {}).items()}
+
     def on_stage_start(self, stage, epoch=None):
         """Starts the running means and the error counts of a stage."""
-        self.parts = {}
+        # A run that goes on within an epoch goes on with its means, too.
+        if stage != sb.Stage.TRAIN or self.step == 0:
+            self.parts = {}
         self.rates = ErrorRates()
         self.epoch = epoch
         self.bar.start(stage, epoch, done=self.step)
@@ -212,6 +273,9 @@ class DiffusionBrain(sb.Brain):
         epoch : int, optional
         """
         self.bar.close()
+        if stage == sb.Stage.TRAIN:
+            self._average_processes()
+            stage_loss = self.avg_train_loss
         stats = {"loss": stage_loss}
         stats |= {name: float(total) / count for name, (total, count) in self.parts.items()}
         if stage == sb.Stage.TRAIN:
@@ -229,14 +293,25 @@ class DiffusionBrain(sb.Brain):
         }
         if stage == sb.Stage.VALID:
             logged["train_stats"] = self.train_stats
-        if if_main_process():
-            for name in ("train_logger", "tensorboard_logger"):
-                if getattr(self.hparams, name, None) is not None:
-                    getattr(self.hparams, name).log_stats(**logged)
+        # Called in all processes: the loggers write in the first, and wait for the others.
+        if getattr(self.hparams, "train_logger", None) is not None:
+            self.hparams.train_logger.log_stats(**logged)
+        board = getattr(self.hparams, "tensorboard_logger", None)
+        if board is not None and stage == sb.Stage.VALID:
+            # It would count from one again in a run that goes on.
+            before = dict.fromkeys([*stats, *self.train_stats], epoch - 1)
+            board.global_step = {"train": before, "valid": dict(before), "meta": epoch - 1}
+            board.global_step["test"] = {}
+            board.log_stats(**logged)
         if stage == sb.Stage.VALID and self.checkpointer is not None:
             self.checkpointer.save_and_keep_only(
                 meta={"error_rate": stats["error_rate"]}, min_keys=["error_rate"]
             )
+
+
+def _seconds(batch):
+    """Seconds of audio in a batch; 0 if its utterances have no duration."""
+    return float(sum(getattr(batch, "duration", [])))
 
 
 def _length(batches):

@@ -3,6 +3,7 @@
 import os
 import shutil
 
+from safetensors import SafetensorError
 from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
@@ -42,9 +43,23 @@ class AtomicCheckpointer(Checkpointer):
         -------
         checkpoint : Checkpoint or None
             None on processes other than the first.
+
+        Raises
+        ------
+        OSError
+            If the disk is full.
         """
         self._clear_unfinished()
-        checkpoint = super().save_checkpoint(*args, **kwargs)
+        try:
+            checkpoint = super().save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            # torch and safetensors have errors of their own for what the disk refuses.
+            free = shutil.disk_usage(self.checkpoints_dir).free / 1e9
+            raise OSError(
+                f"{self.checkpoints_dir}: could not save a checkpoint ({str(error).strip()}); "
+                f"{free:.3g} GB are free there; the checkpoint before is whole, and the same "
+                "command goes on from it"
+            ) from error
         ddp_barrier()
         if if_main_process():
             meta = checkpoint.path / METAFNAME
@@ -66,6 +81,7 @@ class AtomicCheckpointer(Checkpointer):
             for checkpoint in self.list_checkpoints():
                 if checkpoint.path != newest:
                     (checkpoint.path / MOMENTS).unlink(missing_ok=True)
+        ddp_barrier()  # or another process could be about to load what is deleted
 
     def load_checkpoint(self, checkpoint):
         """Loads a checkpoint; the optimizer only from one that has its moments.

@@ -23,7 +23,7 @@ class TrainingBar:
     >>> import torch
     >>> bar = TrainingBar(shown=False)
     >>> bar.start(sb.Stage.TRAIN, epoch=1)
-    >>> bar.update({"ctc": (torch.tensor(6.0), 2)}, durations=[3.0, 5.0])
+    >>> bar.update({"ctc": (torch.tensor(6.0), 2)}, seconds=8.0)
     >>> bar.describe({"ctc": (torch.tensor(6.0), 2)})["ctc"]
     '3.000'
     """
@@ -59,17 +59,17 @@ class TrainingBar:
             disable=not self.shown,
         )
 
-    def update(self, parts, durations=()):
+    def update(self, parts, seconds=0.0):
         """Counts one batch.
 
         Arguments
         ---------
         parts : dict
             Sum and number of each part of the loss.
-        durations : iterable of float
-            Of the utterances, in seconds.
+        seconds : float
+            Of audio in it. Default: 0.
         """
-        self.seconds += float(sum(durations))
+        self.seconds += seconds
         if self.bar is None:
             return
         now = time.perf_counter()

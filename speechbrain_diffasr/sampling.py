@@ -3,7 +3,11 @@
 import math
 
 import torch
-from speechbrain.dataio.sampler import DynamicBatchSampler, ReproducibleWeightedRandomSampler
+from speechbrain.dataio.sampler import (
+    DistributedSamplerWrapper,
+    DynamicBatchSampler,
+    ReproducibleWeightedRandomSampler,
+)
 
 
 def language_weights(languages, durations, temperature):
@@ -112,3 +116,30 @@ class WeightedDynamicBatchSampler(torch.utils.data.Sampler):
 
     def __len__(self):
         return len(self.batches)
+
+
+class DistributedBatchSampler(DistributedSamplerWrapper):
+    """Shares batches out to processes, also where each epoch has another number of them.
+
+    SpeechBrain's, which it is otherwise, fails at the first epoch that has more or fewer batches
+    than there were when training began, as those of `WeightedDynamicBatchSampler` have.
+
+    Example
+    -------
+    >>> batches = WeightedDynamicBatchSampler([1.0] * 9, [5.0] * 9, 20.0, num_buckets=2)
+    >>> sampler = DistributedBatchSampler(batches, num_replicas=2, rank=0)
+    >>> sampler.set_epoch(1)
+    >>> len(list(sampler)) == len(sampler) == math.ceil(len(batches) / 2)
+    True
+    """
+
+    def set_epoch(self, epoch):
+        """Passes the epoch on and counts its batches."""
+        super().set_epoch(epoch)
+        self.num_samples = math.ceil(len(self.sampler) / self.num_replicas)
+        self.total_size = self.num_samples * self.num_replicas
+
+    def __iter__(self):
+        indices = torch.utils.data.DistributedSampler.__iter__(self)
+        batches = list(self.sampler)
+        return iter([batches[index] for index in indices])
