@@ -3,7 +3,6 @@
 import functools
 import inspect
 import logging
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -17,7 +16,6 @@ from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.distributed import (
     ddp_barrier,
     ddp_init_group,
-    get_rank,
     if_main_process,
     run_on_main,
 )
@@ -64,7 +62,7 @@ def run(argv, prepare=None):
         sys.exit(f"{script}: stopped; the same command goes on from the last checkpoint")
     except (OSError, ValueError, YAMLError, torch.OutOfMemoryError) as error:
         logger.debug("what led to it:", exc_info=True)
-        sys.exit(f"{script}: {str(error).strip() or type(error).__name__}")
+        sys.exit(f"{script}: {_reason(error)}")
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -99,7 +97,12 @@ def _run(path, hparams, run_opts, overrides, prepare):
         source = hparams["pretrained"]
     else:
         raise FileNotFoundError(f"data: test: there is no {', '.join(data.get('test') or [])}")
-    if tests and if_main_process():
+    main = if_main_process()
+    if torch.distributed.is_initialized():
+        # Or the others would wait while the first scores, which fails after two hours.
+        ddp_barrier()
+        torch.distributed.destroy_process_group()
+    if tests and main:
         report = evaluate_csvs(
             asr,
             tests,
@@ -110,7 +113,6 @@ def _run(path, hparams, run_opts, overrides, prepare):
         )
         for line in skipped_lines(report):
             logger.warning(line)
-    ddp_barrier()
 
 
 def _matches(pattern):
@@ -207,6 +209,11 @@ def train(hparams, run_opts):
         num_workers=settings["num_workers"],
         collate_fn=PaddedBatch,
     )
+    if len(loader) < brain.grad_accumulation_factor:
+        raise ValueError(
+            f"--grad_accumulation_factor {brain.grad_accumulation_factor}: an epoch has only "
+            f"{len(loader)} batches, so nothing would be learned; turn it down, or batch_seconds"
+        )
     if settings["number_of_steps"] is None:
         # Batches that are left over at the end of an epoch make no step.
         steps = len(loader) // brain.grad_accumulation_factor * settings["number_of_epochs"]
@@ -343,6 +350,14 @@ def save_finetuned(asr, source, folder, languages=None):
     text = resolve_references(asr.hyperparams, changes).getvalue()
     text = f"# Projector and LoRA trained from {source}, whose comments follow.\n{text}"
     save_pretrained(pretrainer, text, folder, parts=TRAINED)
+
+
+def _reason(error):
+    """What an error says, without the traceback that comes with one of a data loader's process."""
+    text = str(error).strip()
+    if text.startswith("Caught ") and "Traceback" in text:
+        text = text.splitlines()[-1].partition(": ")[2]
+    return text or type(error).__name__
 
 
 def _languages(path):
