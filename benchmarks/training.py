@@ -25,6 +25,7 @@ from pathlib import Path
 import speechbrain as sb
 import torch
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.distributed import ddp_init_group, if_main_process
 from stages import environment, print_table, random_model
@@ -344,23 +345,33 @@ def run(brain, make, args):
     return rows, {"fits": good, "does_not_fit": bad}
 
 
+def mapping(text):
+    """Reads a mapping in YAML from the command line."""
+    try:
+        changes = YAML(typ="safe").load(text)
+    except YAMLError:
+        changes = None
+    if not isinstance(changes, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no mapping; write '{{NAME: VALUE}}'")
+    return changes
+
+
 def parse(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    yaml = YAML(typ="safe").load
     parser.add_argument("--model", default=default_model(), help="a pretrained folder")
     parser.add_argument("--random", action="store_true", help="full size, random weights")
     parser.add_argument(
         "--overrides",
-        type=yaml,
+        type=mapping,
         default={},
         metavar="YAML",
         help="changes to its hyperparams.yaml: '{base_config: {num_hidden_layers: 2}}'",
     )
     parser.add_argument(
         "--training",
-        type=yaml,
+        type=mapping,
         default={},
         metavar="YAML",
         help="changes to hparams/training.yaml: '{chunk_size: 512}'",
@@ -498,7 +509,9 @@ def report(result, output=None):
 if __name__ == "__main__":
     try:
         code = 0 if main()["rows"] else "not even the smallest batch fits into memory"
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    except torch.OutOfMemoryError as error:
+        code = f"{str(error).splitlines()[0]}\nGive smaller --batch_sizes"
+    # Where one of several processes has run out of memory, the others would be waited for.
+    if torch.distributed.is_initialized() and code == 0:
+        torch.distributed.destroy_process_group()
     sys.exit(code)

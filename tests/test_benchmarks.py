@@ -17,7 +17,10 @@ def training():
     sys.path.insert(0, str(BENCHMARKS))
     import training
 
-    return training
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more would only wait for each other
+    yield training
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -118,6 +121,7 @@ def test_two_processes_count_together(random_model, tmp_path):
         (["--seconds_of_audio", "99"], "--seconds_of_audio 99: this model hears 2 s"),
         (["--tokens_per_second", "30"], "60 tokens; the canvas has 10"),
         (["--training", "{chunk_sise: 5}"], "did you mean --chunk_size?"),
+        (["--training", "chunk_size"], "'chunk_size' is no mapping; write '{NAME: VALUE}'"),
         (["--model", "nowhere"], "nowhere"),
     ],
 )
