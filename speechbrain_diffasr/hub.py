@@ -1,9 +1,12 @@
 """Pretrained folders: what is in them, how they are read and written."""
 
+import io
 import json
 import re
 from pathlib import Path
 
+from hyperpyyaml.core import recursive_update
+from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 from speechbrain.utils.fetching import FetchSource
 from speechbrain.utils.parameter_transfer import Pretrainer
@@ -117,6 +120,43 @@ class FolderPretrainer(Pretrainer):
             else:
                 self.paths[name] = f"{source}/{FILENAMES[name]}"
         return super().collect_files(default_source=default_source, **kwargs)
+
+
+def override_yaml(text, overrides):
+    """Changes values of a hyperparams.yaml, and nothing else of it.
+
+    hyperpyyaml's `resolve_references` would put values in the place of references, after which a
+    key could no longer be changed where the folder is loaded.
+
+    Arguments
+    ---------
+    text : str
+        The YAML text.
+    overrides : dict or str
+        As for `from_hparams`.
+
+    Returns
+    -------
+    text : str
+
+    Example
+    -------
+    >>> print(override_yaml("steps: 8 # at most\\nsampler: {steps: !ref <steps>}", {"steps": 16}))
+    steps: 16 # at most
+    sampler: {steps: !ref <steps>}
+    <BLANKLINE>
+    """
+    yaml = YAML()
+    yaml.indent(mapping=4, sequence=4, offset=2)
+    yaml.width = 100
+    yaml.preserve_quotes = True
+    content = yaml.load(text)
+    if isinstance(overrides, str):
+        overrides = yaml.load(overrides)
+    recursive_update(content, overrides, must_match=False)
+    with io.StringIO() as stream:
+        yaml.dump(content, stream)
+        return stream.getvalue()
 
 
 def _loader(name):

@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from hyperpyyaml import resolve_references
 from speechbrain.inference.ASR import EncoderDecoderASR
 from speechbrain.utils.fetching import fetch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from speechbrain_diffasr.audio import AudioError, load_audio
-from speechbrain_diffasr.hub import save_pretrained
+from speechbrain_diffasr.hub import override_yaml, save_pretrained
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class DiffusionASR(EncoderDecoderASR):
         keys = ("savedir", "local_strategy", "fetch_config")
         path = fetch(hparams_file, source, **{k: kwargs[k] for k in keys if k in kwargs})
         text = Path(path).read_text(encoding="utf-8")
-        asr.hyperparams = resolve_references(text, overrides).getvalue() if overrides else text
+        asr.hyperparams = override_yaml(text, overrides) if overrides else text
         return asr
 
     @property

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
-from hyperpyyaml import resolve_references
 from ruamel.yaml.error import YAMLError
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.sampler import DynamicBatchSampler
@@ -25,7 +24,7 @@ from speechbrain_diffasr.brain import DiffusionBrain
 from speechbrain_diffasr.dataio import csv_dataset
 from speechbrain_diffasr.evaluate import evaluate_csvs
 from speechbrain_diffasr.features import FeatureCache, encode_datasets
-from speechbrain_diffasr.hub import check_source, save_pretrained
+from speechbrain_diffasr.hub import check_source, override_yaml, save_pretrained
 from speechbrain_diffasr.inference import DiffusionASR
 from speechbrain_diffasr.recipe_yaml import read_hparams, save_hparams, show_help
 from speechbrain_diffasr.report import skipped_lines
@@ -345,9 +344,7 @@ def save_finetuned(asr, source, folder, languages=None):
         sources[name] = str(beside.resolve()) if beside.is_dir() else before
     sources |= dict.fromkeys(TRAINED)
     changes = {"sources": sources, "fresh": [], "languages": languages or {}}
-    # The text no longer refers to what overrides have set: lists stand in it several times.
-    changes["pretrainer"] = {"fresh": []}
-    text = resolve_references(asr.hyperparams, changes).getvalue()
+    text = override_yaml(asr.hyperparams, changes)
     text = f"# Projector and LoRA trained from {source}, whose comments follow.\n{text}"
     save_pretrained(pretrainer, text, folder, parts=TRAINED)
 

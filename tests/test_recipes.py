@@ -13,6 +13,7 @@ import pytest
 import torch
 from miniature import REPOSITORY, load_recipe, make_csv, make_fleurs, make_librispeech, noise
 from miniature_more import make_commonvoice, make_voxpopuli
+from safetensors.torch import load_file
 
 from speechbrain_diffasr.inference import DiffusionASR
 
@@ -192,6 +193,36 @@ def test_the_saved_model_has_the_same_rates(trained):
         "--steps", "[1, 2]", "--device", "cpu", "--noprogressbar",
     )  # fmt: skip
     assert rates_of(root / "scored") == rates_of(root / "results")
+
+
+def test_the_saved_model_can_be_changed_and_trained_anew(random_model, tmp_path):
+    make_csv(tmp_path / "own", ENGLISH)
+    options = (
+        "--data_folder", tmp_path / "own", "--train_csv", "train.csv", "--valid_csv", "valid.csv",
+        *QUICK, "--lr", "0",
+    )  # fmt: skip
+
+    def train(source, name, *more):
+        output = tmp_path / name
+        run_recipe(
+            "CSV", "train.yaml", "--pretrained", source, "--output_folder", output, *options, *more
+        )
+        return output / "pretrained"
+
+    def weights(folder):
+        return load_file(folder / "projector.safetensors")["linear.weight"]
+
+    first = train(random_model, "first", "--model", "{denoising_steps: 3}")
+    assert torch.equal(weights(first), weights(random_model))
+    assert DiffusionASR.from_hparams(first).mods.decoder.sampler.steps == 3
+    changed = DiffusionASR.from_hparams(first, overrides={"denoising_steps": 5})
+    assert changed.mods.decoder.sampler.steps == 5
+    assert torch.equal(weights(train(first, "second")), weights(first))
+    fresh = train(first, "fresh", "--start", "fresh")
+    assert not torch.equal(weights(fresh), weights(first))
+    assert torch.equal(
+        DiffusionASR.from_hparams(fresh).mods.encoder.projector.linear.weight, weights(fresh)
+    )
 
 
 def refusal(name, *argv):
