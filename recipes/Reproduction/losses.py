@@ -125,6 +125,13 @@ def choose_rows(hparams):
         for column in ("duration", "lang"):
             if not all(row.get(column) for row in rows[split]):
                 raise ValueError(f"{path}: there are utterances without {column}; fill the column")
+    for split in ("valid", "test"):
+        others, alone = mismatch(rows[split])
+        if len(alone) >= len(others):
+            raise ValueError(
+                f"{split}_utterances: most of {len(rows[split])} utterances have no other of their "
+                "language, with another text, to take the audio of; take more"
+            )
     rows["other"], _ = mismatch(rows["valid"])
     # The waveform of another utterance has its length, too.
     durations = {row["ID"]: row["duration"] for row in rows["valid"]}

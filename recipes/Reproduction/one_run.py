@@ -117,7 +117,7 @@ def train_one(hparams, run_opts, folder, data, weights, seed):
         checkpointer=checkpointer,
     )
     datasets = make_datasets(asr, data, settings, brain)
-    others = make_datasets(asr, {**data, "valid": data["other"]}, settings, brain)
+    others = make_datasets(asr, dict.fromkeys(("train", "valid"), data["other"]), settings, brain)
     batch_size = settings["max_batch_utterances"]
     brain.train_sampler = ReproducibleRandomSampler(
         datasets["train"], seed=utterance_seed(seed), num_samples=log_every * batch_size
