@@ -398,13 +398,14 @@ def check_output(output, inputs, option="--output", kind="audio files"):
 def _device(name):
     import torch
 
+    from speechbrain_diffasr.inference import check_device
+
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        # Only a round trip shows whether the device is there and computes.
-        torch.ones(1, device=name).tolist()
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UsageError(f"--device: {name!r} is not a device of this machine; try cpu") from None
+        check_device(name)
+    except ValueError as err:
+        raise UsageError(f"--device: {err}") from None
     return name
 
 

@@ -54,6 +54,32 @@ def default_model():
     return str(Path(__file__).resolve().parents[1] / "pretrained" / "diffasr-tiny")
 
 
+def check_device(name):
+    """Sees whether a device is there, before anything is loaded.
+
+    Arguments
+    ---------
+    name : str or torch.device
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+
+    Example
+    -------
+    >>> check_device("cpu")
+    >>> check_device("abacus")
+    Traceback (most recent call last):
+    ValueError: 'abacus' is not a device of this machine; try cpu
+    """
+    try:
+        # Only a round trip shows whether the device is there and computes.
+        torch.ones(1, device=name).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(f"{str(name)!r} is not a device of this machine; try cpu") from None
+
+
 class DiffusionASR(EncoderDecoderASR):
     """A ready-to-use recognizer that decodes by discrete diffusion.
 
@@ -317,4 +343,4 @@ def _for_each(name, value, batch):
     return list(value)
 
 
-__all__ = ["AudioError", "DiffusionASR", "Transcript", "default_model"]
+__all__ = ["AudioError", "DiffusionASR", "Transcript", "check_device", "default_model"]

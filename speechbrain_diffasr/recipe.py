@@ -25,7 +25,7 @@ from speechbrain_diffasr.dataio import csv_dataset
 from speechbrain_diffasr.evaluate import evaluate_csvs
 from speechbrain_diffasr.features import FeatureCache, encode_datasets
 from speechbrain_diffasr.hub import check_source, override_yaml, save_pretrained
-from speechbrain_diffasr.inference import DiffusionASR
+from speechbrain_diffasr.inference import DiffusionASR, check_device
 from speechbrain_diffasr.recipe_yaml import read_hparams, save_hparams, show_help
 from speechbrain_diffasr.report import skipped_lines
 from speechbrain_diffasr.sampling import WeightedDynamicBatchSampler, language_weights
@@ -75,6 +75,10 @@ def _run(path, hparams, run_opts, overrides, prepare):
         check_source(hparams["pretrained"])
     except FileNotFoundError as error:
         raise FileNotFoundError(f"--pretrained: {error}") from None
+    try:
+        check_device(run_opts.device or sb.utils.distributed.infer_device())
+    except ValueError as error:
+        raise ValueError(f"--device: {error}") from None
     ddp_init_group(run_opts)
     sb.create_experiment_directory(hparams["output_folder"])
     if if_main_process():

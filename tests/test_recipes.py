@@ -283,6 +283,15 @@ def test_a_wrong_model_is_named_before_data_is_prepared(usual, tmp_path):
     assert not (tmp_path / "csv").exists()
 
 
+def test_a_device_that_is_not_there_is_named(usual, tmp_path, random_model):
+    options = (*usual, "--data_folder", tmp_path, "--pretrained", random_model)
+    with pytest.raises(SystemExit) as caught:
+        run_recipe("LibriSpeech", *options, "--device", "cuda:99")
+    assert caught.value.code == (
+        "train.py: --device: 'cuda:99' is not a device of this machine; try cpu"
+    )
+
+
 def test_an_unknown_key_of_the_model_is_named(tmp_path, random_model):
     make_csv(tmp_path / "own", ENGLISH)
     message = refusal(
