@@ -90,7 +90,11 @@ def _run(path, hparams, run_opts, overrides, prepare):
         shown = {"progress": not run_opts.noprogressbar}
         run_on_main(prepare, kwargs={**hparams["prepare"], **shown})
     data = hparams["data"]
-    tests = [path for name in data.get("test") or [] for path in _matches(name)]
+    tests = []
+    for name in data.get("test") or []:
+        tests += _matches(name)
+        if not _matches(name):
+            logger.warning("data: test: there is no %s, so it is not scored", name)
     data["root"] = find_root(data.get("train") or next(iter(tests), None), data.get("root"))
     if "training" in hparams:
         asr = train(hparams, run_opts)

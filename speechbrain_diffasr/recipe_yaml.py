@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
 
 # Keys of the run that no recipe's YAML need have.
 SHARED = ("training", "evaluation")
@@ -46,6 +47,9 @@ def read_hparams(path, overrides):
     >>> read_hparams(folder / "train.yaml", {"step": 7})
     Traceback (most recent call last):
     ValueError: --step: no such option; did you mean --steps?
+    >>> read_hparams(folder / "train.yaml", "lr: 1\nlr: 2")
+    Traceback (most recent call last):
+    ValueError: --lr is given twice
     """
     with _routed(path, overrides) as (file, routed):
         try:
@@ -80,7 +84,11 @@ def _routed(path, overrides):
     """A recipe's YAML file for hyperpyyaml, and its options below the keys that include theirs."""
     tree = _keys(path)
     if isinstance(overrides, str):
-        overrides = YAML(typ="safe").load(overrides) if overrides.strip() else {}
+        try:
+            overrides = YAML(typ="safe").load(overrides) if overrides.strip() else {}
+        except DuplicateKeyError as error:
+            name = re.search(r'key "(\w+)"', str(error.problem))[1]
+            raise ValueError(f"--{name} is given twice") from None
     routed = {}
     for name, value in (overrides or {}).items():
         if name in tree:
