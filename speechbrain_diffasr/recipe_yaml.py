@@ -47,7 +47,7 @@ def read_hparams(path, overrides):
     >>> read_hparams(folder / "train.yaml", {"step": 7})
     Traceback (most recent call last):
     ValueError: --step: no such option; did you mean --steps?
-    >>> read_hparams(folder / "train.yaml", "lr: 1\nlr: 2")
+    >>> read_hparams(folder / "train.yaml", "lr: 1\\nlr: 2")
     Traceback (most recent call last):
     ValueError: --lr is given twice
     """
