@@ -1,16 +1,18 @@
 """The cache of encoded audio: equal losses, nothing stale, nothing half written."""
 
+import json
 import os
 import re
 import resource
 import signal
+import sys
 from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from speechbrain.dataio import audio_io
-from training_runs import CONTEXT, same, state, train, write_data
+from training_runs import CONTEXT, REPOSITORY, same, state, train, write_data
 
 from speechbrain_diffasr.features import FeatureCache
 from speechbrain_diffasr.inference import DiffusionASR
@@ -159,7 +161,7 @@ def test_a_full_disk_gets_one_line(random_model, tmp_path):
     assert not list((tmp_path / "features").glob("*/*"))
 
 
-def test_a_disk_that_is_too_small_is_refused_before(random_model, tmp_path, monkeypatch):
+def test_a_disk_that_is_too_small_is_refused_before(random_model, tmp_path):
     recipe = write_data(tmp_path)
     code, text = train(
         recipe, random_model, tmp_path / "run", prepare=small_disk, feature_cache=tmp_path / "f"
@@ -175,3 +177,24 @@ def small_disk():
     from types import SimpleNamespace
 
     shutil.disk_usage = lambda path: SimpleNamespace(free=1000)
+
+
+def test_the_benchmark_compares_equal_epochs(random_model, tmp_path, monkeypatch, capsys):
+    write_data(tmp_path)
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    import feature_cache
+
+    output = tmp_path / "result.json"
+    options = ["--csv", tmp_path / "train.csv", "--model", random_model, "--output", output]
+    options += ["--num_workers", "0", "--batch_size", "4"]
+    monkeypatch.setattr(sys, "argv", ["feature_cache.py", *map(str, options)])
+    feature_cache.main()
+    result = json.loads(output.read_text())
+    assert result["utterances"] == 8
+    assert result["relative_difference_of_losses"] < 1e-3
+    again, cached = result["rows"]
+    assert again["fill_s"] == 0 < cached["fill_s"] and min(again["epoch_s"], cached["epoch_s"]) > 0
+    frames, width = 100, 24
+    expected = 8 * frames * width * 4 / result["hours"] / 3600
+    assert result["cache_gb_per_hour"] * 1e9 / 3600 == pytest.approx(expected, rel=0.1)
+    assert "| encoded again |" in capsys.readouterr().out
