@@ -23,8 +23,9 @@ import torch
 from stages import environment, print_table, random_model
 
 from speechbrain_diffasr.brain import DiffusionBrain
+from speechbrain_diffasr.dataio import make_datasets, make_train_loader
 from speechbrain_diffasr.inference import default_model
-from speechbrain_diffasr.recipe import load_recognizer, make_datasets, make_train_loader
+from speechbrain_diffasr.recipe import load_recognizer
 from speechbrain_diffasr.recipe_yaml import read_hparams
 
 SETTINGS = Path(__file__).parents[1] / "hparams" / "training.yaml"

@@ -31,8 +31,9 @@ from speechbrain.utils.distributed import ddp_init_group, if_main_process
 from stages import environment, print_table, random_model
 
 from speechbrain_diffasr.brain import DiffusionBrain
+from speechbrain_diffasr.hub import TRAINED
 from speechbrain_diffasr.inference import default_model
-from speechbrain_diffasr.recipe import TRAINED, load_recognizer
+from speechbrain_diffasr.recipe import load_recognizer
 from speechbrain_diffasr.recipe_yaml import read_hparams
 
 SETTINGS = Path(__file__).parents[1] / "hparams" / "training.yaml"

@@ -21,6 +21,8 @@ FILENAMES = {
     "projector": "projector.safetensors",
     "adapter": "adapter_model.safetensors",
 }
+# Those that recipes train; the rest stays frozen.
+TRAINED = ("projector", "adapter")
 
 
 def check_source(source):
@@ -240,3 +242,30 @@ def save_pretrained(pretrainer, hyperparams, folder, dtype=None, parts=None):
         parts = [name for name in pretrainer.parts if not pretrainer.sources.get(name)]
     for name in parts:
         save_part(name, pretrainer.parts[name], folder, dtype)
+
+
+def save_finetuned(asr, source, folder, languages=None):
+    """Writes what was trained, and where the rest is, as a folder for `from_hparams`.
+
+    Arguments
+    ---------
+    asr : DiffusionASR
+    source : str or Path
+        What it was loaded from.
+    folder : str or Path
+        To write to.
+    languages : dict, optional
+        Names by code of languages that were added to the prompt.
+    """
+    pretrainer = asr.hparams.pretrainer
+    here = str(Path(source).resolve()) if Path(source).exists() else str(source)
+    sources = {}
+    for name in pretrainer.parts:
+        before = pretrainer.sources.get(name) or here
+        beside = Path(here, before)
+        sources[name] = str(beside.resolve()) if beside.is_dir() else before
+    sources |= dict.fromkeys(TRAINED)
+    changes = {"sources": sources, "fresh": [], "languages": languages or {}}
+    text = override_yaml(asr.hyperparams, changes)
+    text = f"# Projector and LoRA trained from {source}, whose comments follow.\n{text}"
+    save_pretrained(pretrainer, text, folder, parts=TRAINED)

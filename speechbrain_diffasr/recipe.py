@@ -11,7 +11,6 @@ import speechbrain as sb
 import torch
 from ruamel.yaml.error import YAMLError
 from speechbrain.dataio.batch import PaddedBatch
-from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.distributed import (
     ddp_barrier,
     ddp_init_group,
@@ -21,19 +20,15 @@ from speechbrain.utils.distributed import (
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from speechbrain_diffasr.brain import DiffusionBrain
-from speechbrain_diffasr.dataio import csv_dataset
+from speechbrain_diffasr.dataio import make_datasets, make_train_loader
 from speechbrain_diffasr.evaluate import evaluate_csvs
-from speechbrain_diffasr.features import FeatureCache, encode_datasets
-from speechbrain_diffasr.hub import check_source, override_yaml, save_pretrained
+from speechbrain_diffasr.hub import TRAINED, check_source, save_finetuned
 from speechbrain_diffasr.inference import DiffusionASR, check_device
 from speechbrain_diffasr.recipe_yaml import read_hparams, save_hparams, show_help
 from speechbrain_diffasr.report import skipped_lines
-from speechbrain_diffasr.sampling import WeightedDynamicBatchSampler, language_weights
 from speechbrain_diffasr.utterances import find_root, read_rows
 
 logger = logging.getLogger(__name__)
-
-TRAINED = ("projector", "adapter")
 
 
 def run(argv, prepare=None):
@@ -91,7 +86,7 @@ def _run(path, hparams, run_opts, overrides, prepare):
         run_on_main(prepare, kwargs={**hparams["prepare"], **shown})
     data = hparams["data"]
     tests = []
-    for name in data.get("test") or []:
+    for name in filter(None, data.get("test") or []):
         tests += _matches(name)
         if not _matches(name):
             logger.warning("data: test: there is no %s, so it is not scored", name)
@@ -247,116 +242,6 @@ def train(hparams, run_opts):
     return asr
 
 
-def make_datasets(asr, data, settings, brain):
-    """Reads the CSV files of training and validation, and encodes their audio if it is cached.
-
-    Arguments
-    ---------
-    asr : DiffusionASR
-    data : dict
-        With the paths train and valid, and root.
-    settings : dict
-        Those of hparams/training.yaml.
-    brain : DiffusionBrain
-        Says which process this is.
-
-    Returns
-    -------
-    datasets : dict of DynamicItemDataset
-    """
-    cache = None
-    if settings["feature_cache"]:
-        cache = FeatureCache(settings["feature_cache"], asr.mods.encoder.whisper)
-    datasets = {}
-    for name in ("train", "valid"):
-        dataset = csv_dataset(data[name], data.get("root"), asr.tokenizer, asr.sample_rate, cache)
-        _leave_out(dataset, asr, data[name])
-        datasets[name] = dataset
-    if cache is not None:
-        encode_datasets(
-            cache,
-            list(datasets.values()),
-            asr.load_audio,
-            settings["feature_batch_size"],
-            progress=not brain.noprogressbar,
-        )
-    return datasets
-
-
-def make_train_loader(brain, dataset, settings):
-    """Batches utterances of similar length, of so many seconds at most.
-
-    Arguments
-    ---------
-    brain : DiffusionBrain
-    dataset : DynamicItemDataset
-    settings : dict
-        Those of hparams/training.yaml.
-
-    Returns
-    -------
-    loader : SaveableDataLoader
-    """
-    rows = [dataset.data[name] for name in dataset.data_ids]
-    durations = [row["duration"] for row in rows]
-    options = {
-        "max_batch_length": settings["batch_seconds"],
-        "num_buckets": min(settings["num_buckets"], len(rows)),
-        "max_batch_ex": settings["max_batch_utterances"],
-        "seed": settings["seed"],
-    }
-    if settings["language_temperature"] != 1:
-        languages = [row["lang"] for row in rows]
-        weights = language_weights(languages, durations, settings["language_temperature"])
-        sampler = WeightedDynamicBatchSampler(weights, durations, **options)
-    else:
-        order = "random" if settings["shuffle"] else "ascending"
-        sampler = DynamicBatchSampler(
-            dataset,
-            lengths_list=durations,
-            shuffle=settings["shuffle"],
-            batch_ordering=order,
-            **options,
-        )
-    # Read by SpeechBrain where training is distributed.
-    brain.hparams.sorting = "random" if settings["shuffle"] else "ascending"
-    brain.train_sampler = sampler
-    return brain.make_dataloader(
-        dataset,
-        sb.Stage.TRAIN,
-        batch_sampler=sampler,
-        num_workers=settings["num_workers"],
-        collate_fn=PaddedBatch,
-    )
-
-
-def save_finetuned(asr, source, folder, languages=None):
-    """Writes what was trained, and where the rest is, as a folder for `from_hparams`.
-
-    Arguments
-    ---------
-    asr : DiffusionASR
-    source : str or Path
-        What it was loaded from.
-    folder : str or Path
-        To write to.
-    languages : dict, optional
-        Names by code of languages that were added to the prompt.
-    """
-    pretrainer = asr.hparams.pretrainer
-    here = str(Path(source).resolve()) if Path(source).exists() else str(source)
-    sources = {}
-    for name in pretrainer.parts:
-        before = pretrainer.sources.get(name) or here
-        beside = Path(here, before)
-        sources[name] = str(beside.resolve()) if beside.is_dir() else before
-    sources |= dict.fromkeys(TRAINED)
-    changes = {"sources": sources, "fresh": [], "languages": languages or {}}
-    text = override_yaml(asr.hyperparams, changes)
-    text = f"# Projector and LoRA trained from {source}, whose comments follow.\n{text}"
-    save_pretrained(pretrainer, text, folder, parts=TRAINED)
-
-
 def _reason(error):
     """What an error says, without the traceback that comes with one of a data loader's process."""
     text = str(error).strip()
@@ -387,25 +272,6 @@ def _add_languages(asr, codes):
         added[code] = LANGUAGES[code].title()
     known.update(added)
     return added
-
-
-def _leave_out(dataset, asr, path):
-    """Takes out what the model's window or canvas cannot hold, and says so."""
-    canvas = asr.mods.decoder.sampler.canvas_length
-    kept, left_out = [], []
-    for name in dataset.data_ids:
-        row = dataset.data[name]
-        long = row["duration"] > asr.max_seconds or len(asr.tokenizer.encode(row["wrd"])) > canvas
-        (left_out if long else kept).append(name)
-    if left_out:
-        shown = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
-        logger.warning(
-            "%s: %d of %d left out, longer than the window of %g s or the canvas of %d tokens: %s",
-            path, len(left_out), len(dataset), asr.max_seconds, canvas, shown,
-        )  # fmt: skip
-    if not kept:
-        raise ValueError(f"{path}: every utterance is too long for this model; cut them")
-    dataset.data_ids = kept
 
 
 def _tensorboard(settings):

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from speechbrain_diffasr.dataprep import claim_folder, write_csv
 from speechbrain_diffasr.features import FeatureCache
-from speechbrain_diffasr.hub import FILENAMES
-from speechbrain_diffasr.recipe import TRAINED, load_recognizer
+from speechbrain_diffasr.hub import FILENAMES, TRAINED
+from speechbrain_diffasr.recipe import load_recognizer
 from speechbrain_diffasr.utterances import first_rows, mismatch, read_rows
 
 SPLITS = ("train", "valid", "test")

@@ -14,10 +14,12 @@ from speechbrain.utils.train_logger import TrainLogger
 
 from speechbrain_diffasr.brain import DiffusionBrain
 from speechbrain_diffasr.checkpoints import AtomicCheckpointer
+from speechbrain_diffasr.dataio import make_datasets
 from speechbrain_diffasr.dataprep import replacing
 from speechbrain_diffasr.evaluate import evaluate_rows
+from speechbrain_diffasr.hub import TRAINED
 from speechbrain_diffasr.metrics import main_kind
-from speechbrain_diffasr.recipe import TRAINED, load_recognizer, make_datasets
+from speechbrain_diffasr.recipe import load_recognizer
 from speechbrain_diffasr.report import hardware, versions
 from speechbrain_diffasr.training import utterance_seed
 from speechbrain_diffasr.utterances import read_rows
