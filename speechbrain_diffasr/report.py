@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from speechbrain_diffasr import __version__
 from speechbrain_diffasr.metrics import main_kind
 
 PACKAGES = ("speechbrain_diffasr", "speechbrain", "transformers", "peft", "torch")
@@ -36,8 +37,10 @@ def versions():
     >>> versions()["torch"] == torch.__version__
     True
     """
-    found = {name: importlib.metadata.version(name) for name in PACKAGES if name != "torch"}
-    return {"python": platform.python_version(), **found, "torch": torch.__version__}
+    found = {"torch": torch.__version__, "speechbrain_diffasr": __version__}
+    # From a checkout on the path, this package has no metadata: nothing may fail for that.
+    found |= {name: importlib.metadata.version(name) for name in PACKAGES if name not in found}
+    return {"python": platform.python_version(), **{name: found[name] for name in PACKAGES}}
 
 
 def hardware(device):
