@@ -19,7 +19,8 @@ REQUIRED = [
     "matplotlib>=3.9,<4",
     "tqdm>=4.66,<5",
 ]
-TEST = ["pytest>=8,<10", "pytest-xdist>=3,<4", "ruff==0.17.*", "jiwer>=4,<5"]
+TENSORBOARD = ["tensorboard>=2.16,<3"]
+TEST = ["pytest>=8,<10", "pytest-xdist>=3,<4", "ruff==0.17.*", "jiwer>=4,<5", *TENSORBOARD]
 
 setup(
     name="speechbrain_diffasr",
@@ -31,6 +32,6 @@ setup(
     packages=find_packages(include=["speechbrain_diffasr", "speechbrain_diffasr.*"]),
     python_requires=">=3.11",
     install_requires=REQUIRED,
-    extras_require={"test": TEST},
+    extras_require={"tensorboard": TENSORBOARD, "test": TEST},
     entry_points={"console_scripts": ["diffasr=speechbrain_diffasr.cli:main"]},
 )
