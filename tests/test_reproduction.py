@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import matplotlib.image
 import pytest
 import soundfile
 import speechbrain as sb
@@ -85,6 +86,8 @@ def test_each_condition_gives_curves_losses_and_error_rates(results):
         own, other = (run["result"]["losses"][kind] for kind in ("own_audio", "other_audio"))
         assert own == {name: run["points"][-1]["valid"][name] for name in own}
         assert own["ctc"] != other["ctc"]
+        # Stands beside the curve before the test set is decoded.
+        assert other == {name: run["points"][-1]["other_audio"][name] for name in other}
     transcripts = json.loads((results / "losses/all/1/transcripts.json").read_text())
     own, other = transcripts["own_audio"], transcripts["other_audio"]
     assert [u["reference"] for u in own] == [u["reference"] for u in other]
@@ -106,6 +109,23 @@ def test_tables_and_pictures(results):
     assert "(" in without[0] and "(" not in without[1]
     for name in ("losses_unlock", "losses_leave_one_out", "losses_audio"):
         assert (results / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_losses_that_were_not_measured_are_called_so(results, tmp_path):
+    runs = json.loads((results / "losses.json").read_text())
+    for run in runs["runs"]:
+        del run["result"]["losses"]["other_audio"]
+    (tmp_path / "losses.json").write_text(json.dumps(runs))
+    report.write_losses(tmp_path)
+    full, text = ((folder / "losses.md").read_text() for folder in (results, tmp_path))
+    assert "not measured" not in full
+    assert text.count("| not measured | not measured |") == 2
+    # The picture has the error rates alone.
+    heights, widths = zip(
+        *(matplotlib.image.imread(f / "losses_audio.png").shape[:2] for f in (results, tmp_path)),
+        strict=True,
+    )
+    assert heights[0] == heights[1] and widths[0] > widths[1]
 
 
 def test_what_is_finished_is_not_done_again(results, arguments, monkeypatch):

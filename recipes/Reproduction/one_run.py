@@ -43,12 +43,11 @@ class CurveLogger(TrainLogger):
         self.points = read_json(path, [])
         self.before = self.points[-1]["seconds"] if self.points else 0.0
         self.begin = time.perf_counter()
-        self.test = None
 
     def log_stats(
         self, stats_meta, train_stats=None, valid_stats=None, test_stats=None, verbose=False
     ):
-        """Adds a point after validation; keeps what a test gave.
+        """Adds a point after validation; puts what a test gave into the last one, as other_audio.
 
         Arguments
         ---------
@@ -56,7 +55,8 @@ class CurveLogger(TrainLogger):
             As `DiffusionBrain` gives them.
         """
         if test_stats is not None:
-            self.test = test_stats
+            self.points[-1]["other_audio"] = test_stats
+            write_json(self.path, self.points)
             return
         epoch = stats_meta["epoch"]
         point = {
@@ -100,6 +100,8 @@ def train_one(hparams, run_opts, folder, data, weights, seed):
     torch.manual_seed(seed)
     changes = {**(hparams["model"] or {}), "fresh": list(TRAINED)}
     asr = load_recognizer(hparams["pretrained"], changes, run_opts, trained=True)
+    # What can fail, fails before the training and not after it.
+    machine = {"hardware": hardware(asr.device), "versions": versions()}
     log_every = hparams["log_every"]
     curve = CurveLogger(folder / "curve.json", log_every)
     counter = EpochCounter(limit=hparams["steps"] // log_every)
@@ -159,19 +161,18 @@ def train_one(hparams, run_opts, folder, data, weights, seed):
         rates[name] = {
             language: rate[main_kind(language)] for language, rate in scored["rates"].items()
         }
-    write_json(folder / "transcripts.json", transcripts)
+        write_json(folder / "transcripts.json", transcripts)
     last = curve.points[-1]
     result = {
         "losses": {
             "own_audio": {name: last["valid"][name] for name in PARTS},
-            "other_audio": {name: curve.test[name] for name in PARTS},
+            "other_audio": {name: last["other_audio"][name] for name in PARTS},
         },
         "error_rates": rates,
         "steps": last["step"],
         "seconds": last["seconds"],
         "memory_gb": torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None,
-        "hardware": hardware(asr.device),
-        "versions": versions(),
+        **machine,
     }
     write_json(folder / "result.json", result)
     # Nothing goes on from a run that is finished.

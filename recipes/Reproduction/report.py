@@ -28,7 +28,7 @@ PICTURES = {
     "losses": {
         "losses_unlock.png": "Losses and error rate of validation, with and without CTC",
         "losses_leave_one_out.png": "The same, with each of the losses left out",
-        "losses_audio.png": "Error rates and losses with the own and with another's audio",
+        "losses_audio.png": "With the own and with another's audio",
     },
     "steps": {"steps.png": "Error rates and speed over denoising steps"},
 }
@@ -111,7 +111,8 @@ def losses_tables(report):
         done = [run["result"] for run in runs if run["result"]]
         own, other = ([_mean_rate(r, kind) for r in done] for kind in ("own_audio", "other_audio"))
         cells = [label(name), _spread(own, 1), _spread(other, 1), _spread(_less(other, own), 1)]
-        cells += [_spread(_gaps(done, part), 3) for part in ("diffusion", "autoregressive")]
+        gaps = [_spread(_gaps(done, part), 3) for part in ("diffusion", "autoregressive")]
+        cells += [gap or "not measured" for gap in gaps] if done else gaps
         lines.append(f"| {' | '.join(cells)} |")
     languages = sorted(
         {
@@ -123,8 +124,8 @@ def losses_tables(report):
     )
     lines += [
         "",
-        "Is the audio used? Every text is also decoded, and its losses measured, with the audio of "
-        "another utterance of its language. A difference of zero says that it is not.",
+        "Is the audio used? Each text with its own audio, and with the audio of another utterance "
+        "of its language. A difference of zero says that it is not. Then by language, own audio.",
         "",
         "| losses | " + " | ".join(f"{c} {main_kind(c).upper()} (%)" for c in languages) + " |",
         "|---|" + "---|" * len(languages),
@@ -192,7 +193,7 @@ def draw_curves(conditions, path):
     path : str or Path
         To write.
     """
-    figure = Figure(figsize=(9, 6.4), dpi=90, layout="constrained")
+    figure = Figure(figsize=(9, 6.4), dpi=80, layout="constrained")
     axes = figure.subplots(2, 2, sharex=True).flat
     handles = {}
     for panel, (part, unit) in zip(axes, [*PARTS.items(), ("error_rate", "")], strict=True):
@@ -237,7 +238,7 @@ def draw_curves(conditions, path):
 
 
 def draw_audio(conditions, path):
-    """Draws error rates and losses with the own and with another utterance's audio.
+    """Draws error rates and, where measured, losses with the own and with another's audio.
 
     Arguments
     ---------
@@ -252,20 +253,24 @@ def draw_audio(conditions, path):
     done = {name: results for name, results in done.items() if results}
     if not done:
         return
-    figure = Figure(figsize=(9, 4), dpi=100, layout="constrained")
-    rates, gaps = figure.subplots(1, 2)
+    parts = (("diffusion", -0.2, None), ("autoregressive", 0.2, "//"))
+    measured = all(_gaps(results, parts[0][0]) for results in done.values())
+    count = 2 if measured else 1
+    figure = Figure(figsize=(1.5 + 3.75 * count, 4), dpi=100, layout="constrained")
+    rates, *gaps = figure.subplots(1, count, squeeze=False).flat
     bars = (("own_audio", "own audio", -0.2, None), ("other_audio", "another's audio", 0.2, "//"))
     for colour, (kind, text, shift, hatch) in zip(COLOURS, bars, strict=False):
         values = [[_mean_rate(r, kind) for r in results] for results in done.values()]
         _bars(rates, values, shift, 0.36, color=colour, hatch=hatch, edgecolor="white", label=text)
     _scale_rates(rates)
-    parts = (("diffusion", -0.2, None), ("autoregressive", 0.2, "//"))
-    for colour, (part, shift, hatch) in zip(COLOURS[2:], parts, strict=False):
-        values = [_gaps(results, part) for results in done.values()]
-        _bars(gaps, values, shift, 0.36, color=colour, hatch=hatch, edgecolor="white", label=part)
-    gaps.axhline(0, color="black", lw=0.8)
-    gaps.set_ylabel("loss with another's audio less own (nats)")
-    for panel in (rates, gaps):
+    for panel in gaps:
+        for colour, (part, shift, hatch) in zip(COLOURS[2:], parts, strict=False):
+            values = [_gaps(results, part) for results in done.values()]
+            style = {"color": colour, "hatch": hatch, "edgecolor": "white", "label": part}
+            _bars(panel, values, shift, 0.36, **style)
+        panel.axhline(0, color="black", lw=0.8)
+        panel.set_ylabel("loss with another's audio less own (nats)")
+    for panel in (rates, *gaps):
         names = [label(name).replace(" ", "\n", 1) for name in done]
         panel.set_xticks(range(len(done)), names, fontsize="small")
         panel.spines[["top", "right"]].set_visible(False)
@@ -328,10 +333,9 @@ def _mean_rate(result, kind):
 
 
 def _gaps(results, part):
-    other, own = (
-        [r["losses"][kind][part] for r in results] for kind in ("other_audio", "own_audio")
-    )
-    return _less(other, own)
+    """How much higher a loss is with another's audio, of the runs where both were measured."""
+    losses = [r["losses"] for r in results if "other_audio" in r["losses"]]
+    return [kinds["other_audio"][part] - kinds["own_audio"][part] for kinds in losses]
 
 
 def _less(values, others):
