@@ -57,7 +57,7 @@ def hardware(device):
 
     Example
     -------
-    >>> "threads" in hardware("cpu")
+    >>> "thread" in hardware("cpu")
     True
     """
     device = torch.device(device)
@@ -69,7 +69,8 @@ def hardware(device):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
         name = model[1] if model else name
-    return f"{name}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread" + "s" * (threads > 1)
 
 
 def data_names(paths):

@@ -244,7 +244,7 @@ def test_the_table_has_a_row_for_each_language_and_number_of_steps(run):
 def test_the_report_says_what_was_measured_on_what(run):
     assert run.report["model"] == str(MODEL)
     assert run.report["versions"]["torch"] == torch.__version__
-    assert f"{torch.get_num_threads()} threads" in run.report["hardware"]
+    assert f", {torch.get_num_threads()} thread" in run.report["hardware"]
     assert list(run.report["normalizers"]) == ["whisper", "marks", "none"]
     assert "no table of spellings" in run.report["normalizers"]["whisper"]
 
