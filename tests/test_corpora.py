@@ -271,7 +271,13 @@ def test_an_interrupt_leaves_nothing_half_done(recording, tmp_path):
     script = tmp_path / "prepare.py"
     script.write_text(INTERRUPTED, encoding="utf-8")
     command = [sys.executable, script, "--data_folder", recording, "--output_folder", tmp_path]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # What is started in the background of a shell ignores interrupts.
+    run = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while run.poll() is None and not list(tmp_path.rglob("*.flac")):
         time.sleep(0.05)
     run.send_signal(signal.SIGINT)

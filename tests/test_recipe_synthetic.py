@@ -260,7 +260,14 @@ def test_an_interrupt_ends_the_run_and_leaves_nothing_half_done(tmp_path):
     command = [sys.executable, RECIPE, "--text_folder", texts, "--output_folder", output]
     command += ["--languages", "en", "--train_utterances_per_language", "3000", "--workers", "2"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    run = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # What is started in the background of a shell ignores interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while run.poll() is None and not list(output.rglob("*.wav")):
         time.sleep(0.05)
     # An impatient user presses Ctrl-C twice.
