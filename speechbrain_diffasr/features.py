@@ -33,7 +33,9 @@ class FeatureCache:
     A whole window of each utterance is kept, since padding leaves traces in all frames: for
     Whisper-small in bfloat16 that is 2.3 MB an utterance, 0.66 GB an hour of LibriSpeech. Frames
     are found by the encoder's weights, its window, and path, size and time of the recording, so
-    nothing stale is ever used.
+    nothing stale is ever used. They are computed in the precision of the encoder's weights; without
+    a cache, `--precision bf16` has an encoder in float32 compute in bfloat16, and the losses differ
+    a little.
 
     Arguments
     ---------

@@ -87,8 +87,9 @@ def _run(path, hparams, run_opts, overrides, prepare):
     data = hparams["data"]
     tests = []
     for name in filter(None, data.get("test") or []):
-        tests += _matches(name)
-        if not _matches(name):
+        found = _matches(name)
+        tests += found
+        if not found:
             logger.warning("data: test: there is no %s, so it is not scored", name)
     data["root"] = find_root(data.get("train") or next(iter(tests), None), data.get("root"))
     if "training" in hparams:
