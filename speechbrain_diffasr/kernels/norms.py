@@ -1,13 +1,16 @@
 """RMS norms and what stands between the matrix products of a DiffusionGemma layer, fused.
 
-Statistics are computed in float32. Between the operations values are rounded to the tensors' type
-wherever the layers of transformers' `modeling_diffusion_gemma` round them.
+All tensors of a call have one type. Statistics are computed in float32; between the operations
+values are rounded to the tensors' type wherever the layers of transformers'
+`modeling_diffusion_gemma` round them, which makes both agree in bfloat16 too.
 """
 
 import torch
 from torch.nn import functional as F
 
 from speechbrain_diffasr.kernels import use_triton
+
+MAX_NEXT_WEIGHTS = 3
 
 
 def norm(x, weight, eps):
@@ -40,11 +43,7 @@ def norm(x, weight, eps):
 
 def norm_plain(x, weight, eps):
     """`norm` in plain torch, for x of any shape [..., D]."""
-    wide = x.float()
-    wide = wide * (wide.pow(2).mean(-1, keepdim=True) + eps).pow(-0.5)
-    if weight is not None:
-        wide = wide * weight.float()
-    return wide.to(x.dtype)
+    return F.rms_norm(x, x.shape[-1:], weight, eps)
 
 
 def add_norm(x, residual, weight, next_weights, eps):
@@ -69,6 +68,11 @@ def add_norm(x, residual, weight, next_weights, eps):
     normed : list of torch.Tensor [N, D]
         norm(y) * w for each w of `next_weights`.
 
+    Raises
+    ------
+    ValueError
+        If there are more than three `next_weights`.
+
     Example
     -------
     >>> x, ones = torch.tensor([[3.0, 4.0]]), torch.ones(2)
@@ -78,6 +82,8 @@ def add_norm(x, residual, weight, next_weights, eps):
     >>> torch.allclose(doubled, 2 * normed)
     True
     """
+    if len(next_weights) > MAX_NEXT_WEIGHTS:
+        raise ValueError(f"next_weights: {len(next_weights)} norms, at most {MAX_NEXT_WEIGHTS}")
     if use_triton(x):
         from speechbrain_diffasr.kernels import norms_triton
 
@@ -88,11 +94,9 @@ def add_norm(x, residual, weight, next_weights, eps):
 def add_norm_plain(x, residual, weight, next_weights, eps):
     """`add_norm` in plain torch."""
     y = residual + norm_plain(x, weight, eps)
-    wide = y.float()
-    if next_weights:
-        wide = wide * (wide.pow(2).mean(-1, keepdim=True) + eps).pow(-0.5)
-    scaled = (wide if w is None else wide * w.float() for w in next_weights)
-    return y, [normed.to(x.dtype) for normed in scaled]
+    wide = norm_plain(y.float(), None, eps)  # once for all, and rounded after it is scaled
+    scaled = (wide if w is None else wide * w for w in next_weights)
+    return y, [normed.to(y.dtype) for normed in scaled]
 
 
 def combine_norm(
@@ -216,11 +220,11 @@ def split_heads(qkv, q_weight, k_weight, cos, sin, keys, values, rows, start, nu
         Of the norm of keys; the norm of values has no scale.
     cos : torch.Tensor [B, S, d]
     sin : torch.Tensor [B, S, d]
-        The rotary embedding of each position (https://arxiv.org/abs/2104.09864), both halves alike.
+        The rotary embedding of each position (https://arxiv.org/abs/2104.09864).
     keys : torch.Tensor [R, KV, T, d]
         Buffer, written in place at keys[rows[b], :, start + s].
     values : torch.Tensor [R, KV, T, d]
-        Buffer, likewise.
+        Buffer, likewise; its strides are those of `keys`.
     rows : torch.Tensor [B]
         int64, the row of the buffers that each utterance has. Where several share one row, any of
         them may be the one that it keeps.
