@@ -22,7 +22,7 @@ def attend(q, keys, values, rows, prompt_lengths, first, canvas_lengths):
     keys : torch.Tensor [R, KV, T, d]
         Buffer; positions from first + S on are not read.
     values : torch.Tensor [R, KV, T, d]
-        Buffer, likewise.
+        Buffer, likewise; its strides are those of `keys`.
     rows : torch.Tensor [B]
         int64, the row of the buffers that each utterance has.
     prompt_lengths : torch.Tensor [B]
@@ -70,7 +70,7 @@ def attend_causal(q, keys, values, rows, start):
     keys : torch.Tensor [R, KV, T, d]
         Buffer; positions from start + S on are not read.
     values : torch.Tensor [R, KV, T, d]
-        Buffer, likewise.
+        Buffer, likewise; its strides are those of `keys`.
     rows : torch.Tensor [B]
         int64, the row of the buffers that each utterance has.
     start : int
