@@ -7,6 +7,7 @@ import math
 import os
 import re
 import stat
+import sys
 
 import soundfile
 import torch
@@ -227,26 +228,39 @@ def check_waveform(wav, name, max_seconds=None, sample_rate=16000):
 def quiet_decoder():
     """Silences what the MP3 decoder writes to stderr, past Python.
 
-    It turns file descriptor 2 of the whole process, so it is for programs with one thread that
+    It turns file descriptor 2 of the whole process, in all threads, so it is for programs that
     report errors themselves.
+
+    Yields
+    ------
+    stderr : file
+        Still reaches whoever reads stderr.
 
     Example
     -------
-    >>> with quiet_decoder():
+    >>> with quiet_decoder() as stderr:
     ...     _ = os.write(2, b"Note: Trying to resync...")
     """
     try:
         saved = os.dup(2)
     except OSError:  # there is no stderr
-        yield
+        yield sys.stderr
         return
+    stderr = sys.stderr
+    with contextlib.suppress(OSError, AttributeError, ValueError):
+        if sys.stderr.fileno() == 2:
+            stderr = os.fdopen(
+                os.dup(saved), "w", 1, sys.stderr.encoding, sys.stderr.errors, closefd=True
+            )
     try:
         with open(os.devnull, "wb") as devnull:
             os.dup2(devnull.fileno(), 2)
-        yield
+        yield stderr
     finally:
         os.dup2(saved, 2)
         os.close(saved)
+        if stderr is not sys.stderr:
+            stderr.close()
 
 
 def _error(name, reason):

@@ -144,7 +144,7 @@ class DiffusionBrain(sb.Brain):
         -------
         parts : dict
             Scalars by name; see `RecognizerLosses`.
-        hypotheses : Hypotheses or None
+        hypotheses : list of Hypothesis, or None
         """
         batch = batch.to(self.device)
         if getattr(batch, "frames", None) is not None:
@@ -188,7 +188,7 @@ class DiffusionBrain(sb.Brain):
             # Summed where they are: reading them would wait for the GPU.
             self.parts[name] = (total + value.detach().float(), number + 1)
         if hypotheses is not None:
-            texts = [self.hparams.tokenizer.decode_ids(row) for row in hypotheses.tokens]
+            texts = [self.hparams.tokenizer.decode_ids(one.tokens) for one in hypotheses]
             self.rates.append(batch.id, texts, batch.wrd, batch.lang)
         return loss
 

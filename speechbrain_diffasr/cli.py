@@ -216,35 +216,36 @@ def transcribe(args):
     """
     check_output(args.output, args.files)
     with quiet_libraries(args.verbose):
-        from speechbrain_diffasr.audio import AudioError, load_audio, quiet_decoder
+        from speechbrain_diffasr.audio import AudioError, quiet_decoder
 
         model = open_model(args)
-        results, failed = [], 0
+        results, shown, failed = {}, 0, 0
+        stream = model.stream_files(
+            args.files, args.language, args.steps, args.seed, args.batch_size
+        )
         # disable=None shows the bar only where stderr is a terminal.
         hidden = True if len(args.files) == 1 else None
-        with tqdm(total=len(args.files), unit="file", disable=hidden) as bar:
-            for start in range(0, len(args.files), args.batch_size):
-                paths, wavs = [], []
-                for path in args.files[start : start + args.batch_size]:
-                    try:
-                        with quiet_decoder():
-                            wavs.append(load_audio(path, model.sample_rate, model.max_seconds))
-                        paths.append(path)
-                    except AudioError as err:
-                        tqdm.write(f"diffasr: {err}", file=sys.stderr)
-                        failed += 1
-                        bar.update()
-                if not wavs:
-                    continue
-                transcripts = model.transcribe(
-                    wavs, language=args.language, steps=args.steps, seed=args.seed
-                )
-                done = list(zip(paths, transcripts, strict=True))
-                results += done
-                bar.update(len(done))
-                if args.format == "text" and args.output is None:
-                    tqdm.write(_as_text(done, len(args.files)), file=_stdout("text"), end="")
-                    sys.stdout.flush()
+        with (
+            quiet_decoder() as stderr,
+            tqdm(total=len(args.files), unit="file", disable=hidden, file=stderr) as bar,
+        ):
+            for index, result in stream:
+                bar.update()
+                if isinstance(result, AudioError):
+                    tqdm.write(f"diffasr: {result}", file=stderr)
+                    failed += 1
+                    result = None
+                results[index] = result
+                # They end in another order; each is shown once all before it are there.
+                while shown in results:
+                    if args.format == "text" and args.output is None:
+                        _show(args.files, shown, results[shown])
+                    shown += 1
+    results = [
+        (path, results[index])
+        for index, path in enumerate(args.files)
+        if results[index] is not None
+    ]
     if args.output is not None:
         write_file(args.output, _FORMATS[args.format](results, len(args.files)), args.format)
     elif args.format == "json":
@@ -307,6 +308,14 @@ def _add_transcribe(commands):
     )
     add_model_options(parser)
     parser.set_defaults(run=transcribe)
+
+
+def _show(files, index, transcript):
+    """Prints a transcript past the progress bar."""
+    if transcript is not None:
+        line = _as_text([(files[index], transcript)], len(files))
+        tqdm.write(line, file=_stdout("text"), end="")
+        sys.stdout.flush()
 
 
 def _as_text(results, num_files):

@@ -1,6 +1,8 @@
 """DiffusionASR: the pretrained interface."""
 
+from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -10,7 +12,14 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from speechbrain_diffasr.audio import AudioError, load_audio
+from speechbrain_diffasr.decoders.searcher import Utterance
 from speechbrain_diffasr.hub import override_yaml, save_pretrained
+from speechbrain_diffasr.scheduling import longest_first, prefetch
+
+# Threads that read audio: two keep up with 500 times real time.
+READERS = 2
+# Utterances that the acoustic encoder takes at once: more bring no speed but need memory.
+ENCODED_TOGETHER = 16
 
 
 @dataclass(frozen=True)
@@ -191,21 +200,21 @@ class DiffusionASR(EncoderDecoderASR):
             return []
         lens = torch.tensor([len(wav) for wav in wavs])
         padded = pad_sequence(list(wavs), batch_first=True)
+        seconds = [int(length) / self.sample_rate for length in lens]
         hypotheses, languages = self._search(
-            padded, lens / lens.max(), language, steps, seed, callback
+            padded, lens / lens.max(), language, steps, seed, callback, seconds
         )
-        return [
-            Transcript(
-                text=self.tokenizer.decode_ids(tokens),
-                tokens=tokens,
-                language=spoken,
-                duration=int(length) / self.sample_rate,
-                steps=int(taken),
-            )
-            for tokens, spoken, length, taken in zip(
-                hypotheses.tokens, languages, lens, hypotheses.sample.steps, strict=True
-            )
-        ]
+        parts = zip(hypotheses, languages, seconds, strict=True)
+        return [self._transcript(*part) for part in parts]
+
+    def _transcript(self, hypothesis, language, seconds):
+        return Transcript(
+            text=self.tokenizer.decode_ids(hypothesis.tokens),
+            tokens=hypothesis.tokens,
+            language=language,
+            duration=seconds,
+            steps=hypothesis.steps,
+        )
 
     def transcribe_file(self, path, language=None, steps=None, seed=None, **kwargs):
         """Transcribes an audio file.
@@ -251,14 +260,78 @@ class DiffusionASR(EncoderDecoderASR):
         texts : list of str
             In the order of `paths`.
         """
-        texts = []
-        bar = tqdm(total=len(paths), unit="file", disable=not progress)
-        with bar:
-            for start in range(0, len(paths), batch_size):
-                wavs = [self.load_audio(path) for path in paths[start : start + batch_size]]
-                texts += [t.text for t in self.transcribe(wavs, language, steps, seed)]
-                bar.update(len(wavs))
+        texts = [None] * len(paths)
+        results = self.stream_files(paths, language, steps, seed, batch_size)
+        for index, result in tqdm(results, total=len(paths), unit="file", disable=not progress):
+            if isinstance(result, AudioError):
+                raise result
+            texts[index] = result.text
         return texts
+
+    def stream_files(
+        self, paths, language=None, steps=None, seed=None, batch_size=8, workers=READERS
+    ):
+        """Transcribes many files and gives each as soon as it is done.
+
+        Files are read ahead in threads and decoded longest first; an utterance that ends makes
+        room for the next. None of this changes a transcript.
+
+        Arguments
+        ---------
+        paths : list
+            The files.
+        language : str or list, optional
+            Code of the spoken language, for all or for each. Default: the prompt names none.
+        steps : int, optional
+            Denoising steps at most. Default: the model's own.
+        seed : int or list, optional
+            Of the canvas noise, for all or for each. Default: the model's own.
+        batch_size : int
+            Files that are decoded together. Default: 8.
+        workers : int
+            Threads that read files. Default: 2.
+
+        Returns
+        -------
+        results : iterator of (int, Transcript or AudioError)
+            Place of the file in `paths`, and its transcript or why there is none.
+        """
+        default = self.mods.decoder.language if language is None else language
+        languages = _for_each("language", default, len(paths))
+        seeds = _for_each("seed", seed, len(paths))
+        failed = deque()
+
+        def read(index):
+            try:
+                return index, load_audio(paths[index], self.sample_rate, self.max_seconds)
+            except AudioError as error:
+                return index, error
+
+        def utterances():
+            ahead = prefetch(read, longest_first(paths), workers, ahead=2 * batch_size)
+            while part := list(islice(ahead, min(batch_size, ENCODED_TOGETHER))):
+                failed.extend(both for both in part if isinstance(both[1], AudioError))
+                part = [both for both in part if not isinstance(both[1], AudioError)]
+                if not part:
+                    continue
+                indices, wavs = zip(*part, strict=True)
+                lens = torch.tensor([len(wav) for wav in wavs])
+                audio = self.encode_batch(pad_sequence(wavs, batch_first=True), lens / lens.max())
+                for index, row, length in zip(indices, audio, lens.tolist(), strict=True):
+                    seconds = length / self.sample_rate
+                    key = index, seconds
+                    yield Utterance(row, key, languages[index], seeds[index], seconds)
+
+        def results(hypotheses):
+            for hypothesis in hypotheses:
+                while failed:
+                    yield failed.popleft()
+                index, seconds = hypothesis.key
+                yield index, self._transcript(hypothesis, languages[index], seconds)
+            yield from failed
+
+        with self.inference_ctx:
+            return results(self.mods.decoder.stream(utterances(), batch_size, steps))
 
     def transcribe_batch(self, wavs, wav_lens, language=None, steps=None, seed=None, callback=None):
         """Transcribes a padded batch.
@@ -278,8 +351,8 @@ class DiffusionASR(EncoderDecoderASR):
         tokens : list of list of int
         """
         hypotheses, _ = self._search(wavs, wav_lens, language, steps, seed, callback)
-        texts = [self.tokenizer.decode_ids(tokens) for tokens in hypotheses.tokens]
-        return texts, hypotheses.tokens
+        tokens = [hypothesis.tokens for hypothesis in hypotheses]
+        return [self.tokenizer.decode_ids(row) for row in tokens], tokens
 
     def forward(self, wavs, wav_lens, **kwargs):
         """Transcribes a padded batch; see `transcribe_batch`."""
@@ -300,16 +373,15 @@ class DiffusionASR(EncoderDecoderASR):
         audio : torch.Tensor
             Projected audio for the slots of the prompt, [B, num_slots, D].
         """
-        with self.inference_ctx:
+        with torch.no_grad(), self.inference_ctx:
             return super().encode_batch(wavs, wav_lens)
 
-    def _search(self, wavs, wav_lens, language, steps, seed, callback):
+    def _search(self, wavs, wav_lens, language, steps, seed, callback, seconds=None):
         """Encodes and decodes a batch; also returns the language of each utterance."""
         batch = len(wavs)
         default = self.mods.decoder.language if language is None else language
         languages = _for_each("language", default, batch)
-        with torch.no_grad():
-            audio = self.encode_batch(wavs, wav_lens)
+        audio = self.encode_batch(wavs, wav_lens)
         # Not around `encode_batch` too: entered twice, an autocast context never ends.
         with torch.no_grad(), self.inference_ctx:
             hypotheses = self.mods.decoder.search(
@@ -318,6 +390,7 @@ class DiffusionASR(EncoderDecoderASR):
                 seeds=_for_each("seed", seed, batch),
                 steps=steps,
                 callback=callback,
+                seconds=seconds,
             )
         return hypotheses, languages
 

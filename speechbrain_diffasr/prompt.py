@@ -69,22 +69,29 @@ class AudioPrompt:
         self._tokens = {}
 
     @cached_property
+    def beginning(self):
+        """Tokens before the slots; they are the same in every prompt."""
+        return tuple(self._around("")[0])
+
+    @property
     def first_slot(self):
-        """Position of the first slot; it is the same in every prompt."""
-        return len(self._around("")[0])
+        """Position of the first slot."""
+        return len(self.beginning)
 
     def _around(self, instruction):
         """Tokens before and behind the slots."""
         before, behind = self.template.format(audio="\0", instruction=instruction).split("\0")
         return self.tokenizer.encode(before), self.tokenizer.encode(behind)
 
-    def tokens(self, language=None):
+    def tokens(self, language=None, slots=None):
         """The prompt for one language.
 
         Arguments
         ---------
         language : str, optional
             A code of `languages`. Default: the prompt names none.
+        slots : int, optional
+            Audio embeddings in it. Default: `num_slots`.
 
         Returns
         -------
@@ -95,7 +102,8 @@ class AudioPrompt:
         ValueError
             If the language is not known.
         """
-        if language not in self._tokens:
+        slots = self.num_slots if slots is None else slots
+        if (language, slots) not in self._tokens:
             if language is None:
                 instruction = self.open_instruction
             elif language in self.languages:
@@ -106,11 +114,11 @@ class AudioPrompt:
                     f"choose one of {', '.join(self.languages)}, or none"
                 )
             before, behind = self._around(instruction)
-            slots = [self.tokenizer.token_id(self.slot_token)] * self.num_slots
-            self._tokens[language] = before + slots + behind
-        return self._tokens[language]
+            middle = [self.tokenizer.token_id(self.slot_token)] * slots
+            self._tokens[language, slots] = before + middle + behind
+        return self._tokens[language, slots]
 
-    def __call__(self, languages, transcripts=None, device=None, length=None):
+    def __call__(self, languages, transcripts=None, device=None, length=None, slots=None):
         """Builds the prompts of a batch, in training with the transcripts behind them.
 
         Arguments
@@ -123,6 +131,8 @@ class AudioPrompt:
             Where the tensors live.
         length : int, optional
             To pad to. Default: the longest of the batch.
+        slots : list of int, optional
+            Audio embeddings in each prompt. Default: `num_slots`.
 
         Returns
         -------
@@ -131,7 +141,8 @@ class AudioPrompt:
         lengths : torch.Tensor
             Length of each prompt without its transcript, [B].
         """
-        prompts = [self.tokens(language) for language in languages]
+        slots = [None] * len(languages) if slots is None else slots
+        prompts = [self.tokens(*both) for both in zip(languages, slots, strict=True)]
         rows = prompts
         if transcripts is not None:
             rows = [prompt + list(text) for prompt, text in zip(prompts, transcripts, strict=True)]
@@ -141,7 +152,7 @@ class AudioPrompt:
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         return tokens.to(device), lengths.to(device)
 
-    def scatter(self, embeddings, audio):
+    def scatter(self, embeddings, audio, slots=None):
         """Puts audio into the slots.
 
         Arguments
@@ -150,6 +161,8 @@ class AudioPrompt:
             Token embeddings of the prompts, [B, T, D].
         audio : torch.Tensor
             Projected audio, [B, num_slots, D].
+        slots : list of int, optional
+            How many of them each prompt has room for. Default: `num_slots`.
 
         Returns
         -------
@@ -166,6 +179,10 @@ class AudioPrompt:
                 f"{audio.shape[1]} audio embeddings for {self.num_slots} slots; "
                 "num_slots must be what the projector makes of a whole window"
             )
-        first = self.first_slot
-        behind = embeddings[:, first + self.num_slots :]
-        return torch.cat([embeddings[:, :first], audio.to(embeddings.dtype), behind], dim=1)
+        first, most = self.first_slot, max(slots or [self.num_slots])
+        audio = audio[:, :most].to(embeddings.dtype)
+        if slots is not None:
+            room = torch.tensor(slots, device=audio.device)[:, None]  # [B, 1]
+            inside = torch.arange(most, device=audio.device) < room  # [B, most]
+            audio = torch.where(inside[..., None], audio, embeddings[:, first : first + most])
+        return torch.cat([embeddings[:, :first], audio, embeddings[:, first + most :]], dim=1)

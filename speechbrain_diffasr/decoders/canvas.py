@@ -1,39 +1,68 @@
 """How a canvas starts, and how training corrupts one: uniform noise over the vocabulary."""
 
+from dataclasses import dataclass
+
 import torch
 
 
-def uniform_canvas(length, vocab_size, generators, device=None):
-    """Draws a canvas of random tokens for each utterance from its own generator.
+@dataclass(frozen=True)
+class CanvasNoise:
+    """All that is random when canvases are denoised.
 
     Arguments
     ---------
+    start : torch.Tensor
+        Tokens that the canvases start from, [B, C].
+    uniforms : torch.Tensor
+        What a token is sampled by at each step, float32 in [0, 1), [B, S, C].
+    fresh : torch.Tensor
+        Tokens for the positions that a step does not accept, [B, S, C].
+    """
+
+    start: torch.Tensor
+    uniforms: torch.Tensor
+    fresh: torch.Tensor
+
+
+def draw_noise(seeds, steps, length, vocab_size, device=None):
+    """Draws the noise of a whole decoding, for each utterance from its own generator.
+
+    It is drawn on the CPU and in advance: a transcript does not depend on the device, on the
+    batch, or on how the loop runs. More steps draw more behind the same beginning.
+
+    Arguments
+    ---------
+    seeds : list of int
+        One for each utterance.
+    steps : int
+        Denoising steps at most.
     length : int
         Tokens of a canvas.
     vocab_size : int
         Tokens to draw from.
-    generators : list of torch.Generator
-        One for each utterance.
     device : torch.device, optional
-        Of the generators.
+        Where the noise is needed. Default: the CPU.
 
     Returns
     -------
-    canvas : torch.Tensor
-        [B, length].
+    noise : CanvasNoise
 
     Example
     -------
-    >>> generators = [torch.Generator().manual_seed(seed) for seed in (3, 3, 4)]
-    >>> canvas = uniform_canvas(5, 100, generators)
-    >>> bool((canvas[0] == canvas[1]).all()), bool((canvas[0] == canvas[2]).all())
+    >>> noise = draw_noise([3, 3, 4], steps=2, length=5, vocab_size=100)
+    >>> noise.start.shape, noise.uniforms.shape
+    (torch.Size([3, 5]), torch.Size([3, 2, 5]))
+    >>> bool((noise.fresh[0] == noise.fresh[1]).all()), bool((noise.fresh[0] == noise.fresh[2]).all())
     (True, False)
     """
     rows = [
-        torch.randint(0, vocab_size, (length,), generator=generator, device=device)
-        for generator in generators
+        torch.rand(1 + 2 * steps, length, generator=torch.Generator().manual_seed(seed))
+        for seed in seeds
     ]
-    return torch.stack(rows)
+    dice = torch.stack(rows)  # [B, 1 + 2 S, C]
+    tokens = (dice * vocab_size).long()
+    parts = tokens[:, 0], dice[:, 1::2].contiguous(), tokens[:, 2::2].contiguous()
+    return CanvasNoise(*(part.to(device, non_blocking=True) for part in parts))
 
 
 def fill_canvas(tokens, length, eos, device=None):

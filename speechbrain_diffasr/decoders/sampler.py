@@ -1,10 +1,10 @@
 """The denoising loop: from a canvas of random tokens to a transcript in a few parallel steps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 
-from speechbrain_diffasr.decoders.canvas import uniform_canvas
+from speechbrain_diffasr.decoders.canvas import CanvasNoise, draw_noise
 
 
 @dataclass(frozen=True)
@@ -36,22 +36,113 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """The result of the denoising loop.
+class Canvases:
+    """Utterances that are being denoised together, in any order and each at a step of its own.
 
     Arguments
     ---------
+    keys : list
+        What each utterance is known by, for the caller.
+    slots : torch.Tensor
+        Where the model keeps what it knows of each utterance, [B].
+    lengths : torch.Tensor
+        Tokens that each canvas has, [B]; what lies behind them is padding.
+    noise : CanvasNoise
+    canvas : torch.Tensor
+        Accepted tokens, and noise elsewhere, [B, C].
     tokens : torch.Tensor
         Most probable tokens at each utterance's last step, [B, C].
     log_probs : torch.Tensor
         Their log probabilities, [B, C].
-    steps : torch.Tensor
+    entropy : torch.Tensor
+        Of the prediction at each position, in nats, [B, C].
+    taken : torch.Tensor
         Denoising steps that each utterance took, [B].
+    unchanged : torch.Tensor
+        Steps for which its most probable tokens have been the same, [B].
+    finished : torch.Tensor
+        Utterances that are sure and change no more, bool [B].
     """
 
+    keys: list
+    slots: torch.Tensor
+    lengths: torch.Tensor
+    noise: CanvasNoise
+    canvas: torch.Tensor
     tokens: torch.Tensor
     log_probs: torch.Tensor
-    steps: torch.Tensor
+    entropy: torch.Tensor
+    taken: torch.Tensor
+    unchanged: torch.Tensor
+    finished: torch.Tensor
+
+    def __len__(self):
+        return len(self.keys)
+
+    def select(self, rows):
+        """Some of the utterances.
+
+        Arguments
+        ---------
+        rows : list of int
+
+        Returns
+        -------
+        canvases : Canvases
+        """
+        index = torch.tensor(rows, device=self.canvas.device)
+        keys = [self.keys[row] for row in rows]
+        return _each_tensor(lambda tensor: tensor[index], self, keys=keys)
+
+    def join(self, other):
+        """These utterances and others, on canvases of the same width.
+
+        Arguments
+        ---------
+        other : Canvases
+
+        Returns
+        -------
+        canvases : Canvases
+        """
+        return _each_tensor(lambda *both: torch.cat(both), self, other, keys=self.keys + other.keys)
+
+
+def _each_tensor(function, *holders, **others):
+    """Applies a function to the tensors that dataclasses have in the same place."""
+    for field in fields(holders[0]):
+        values = [getattr(holder, field.name) for holder in holders]
+        if isinstance(values[0], torch.Tensor):
+            others[field.name] = function(*values)
+        elif field.name not in others:
+            others[field.name] = _each_tensor(function, *values)
+    return type(holders[0])(**others)
+
+
+class _Ended:
+    """Tells which utterances have ended without making the GPU wait: one step late.
+
+    Rows whose steps are spent are known without asking it.
+    """
+
+    def __init__(self):
+        self.pending = None
+
+    def __call__(self, canvases, ages, steps):
+        ended = [age >= steps for age in ages]
+        if not canvases.finished.is_cuda:
+            return [a or b for a, b in zip(ended, canvases.finished.tolist(), strict=True)]
+        flags = torch.empty(len(canvases), dtype=torch.bool, pin_memory=True)
+        flags.copy_(canvases.finished, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+        before, self.pending = self.pending, (flags, copied)
+        if before is not None:
+            before[1].synchronize()
+            ended = [a or b for a, b in zip(ended, before[0].tolist(), strict=True)]
+        if any(ended):
+            self.pending = None
+        return ended
 
 
 class EntropyBoundSampler:
@@ -88,16 +179,19 @@ class EntropyBoundSampler:
 
     Example
     -------
+    >>> from speechbrain_diffasr.kernels.vocabulary import read_logits
     >>> target = torch.tensor([5, 2, 7, 0])
-    >>> def predict(canvas, self_conditioning):
-    ...     return 50.0 * torch.nn.functional.one_hot(target.expand(len(canvas), 4), 10)
+    >>> def predict(canvases, temperature, uniforms):
+    ...     logits = 50.0 * torch.nn.functional.one_hot(target.expand(len(canvases), 4), 10)
+    ...     return read_logits(logits, temperature, uniforms)
     >>> sampler = EntropyBoundSampler(steps=8, canvas_length=4)
-    >>> sample = sampler(predict, vocab_size=10, seeds=[1, 2])
-    >>> sample.tokens
+    >>> waiting = [sampler.start(["a", "b"], seeds=[1, 2], vocab_size=10)]
+    >>> ended, = sampler(predict, lambda going: waiting.pop() if waiting else going)
+    >>> ended.keys, ended.taken
+    (['a', 'b'], tensor([2, 2]))
+    >>> ended.tokens
     tensor([[5, 2, 7, 0],
             [5, 2, 7, 0]])
-    >>> sample.steps
-    tensor([2, 2])
     """
 
     def __init__(
@@ -120,16 +214,25 @@ class EntropyBoundSampler:
         self.confidence = confidence
         self.seed = seed
 
-    def temperature(self, step, steps):
-        """Temperature at a step, counted from 1.
+    def temperature(self, taken, steps):
+        """Temperature after so many of the steps.
+
+        Arguments
+        ---------
+        taken : int or torch.Tensor
+        steps : int
+
+        Returns
+        -------
+        temperature : float or torch.Tensor
 
         Example
         -------
         >>> sampler = EntropyBoundSampler(max_temperature=0.8, min_temperature=0.4)
-        >>> sampler.temperature(1, 4), round(sampler.temperature(4, 4), 3)
+        >>> sampler.temperature(0, 4), round(sampler.temperature(3, 4), 3)
         (0.8, 0.5)
         """
-        remaining = (steps - step + 1) / steps
+        remaining = (steps - taken) / steps
         return self.min_temperature + (self.max_temperature - self.min_temperature) * remaining
 
     def accept(self, entropy):
@@ -157,77 +260,174 @@ class EntropyBoundSampler:
             -1, order, before <= self.entropy_bound
         )
 
-    @torch.no_grad()
-    def __call__(self, predict, vocab_size, seeds, device=None, steps=None, callback=None):
-        """Runs the loop.
+    def start(
+        self, keys, seeds, vocab_size, steps=None, lengths=None, width=None, slots=None, device=None
+    ):
+        """Makes canvases that have taken no step yet.
 
         Arguments
         ---------
-        predict : callable
-            Takes a canvas [B, C] and the previous step's logits (None at the first step), and
-            returns logits [B, C, vocab_size].
+        keys : list
+            What each utterance is known by.
+        seeds : list
+            One for each utterance; None stands for the sampler's own.
         vocab_size : int
             Tokens that noise is drawn from.
-        seeds : list of int
-            One for each utterance; None stands for the sampler's own.
-        device : torch.device, optional
-            Where to draw the noise: where the model is.
         steps : int, optional
             Denoising steps at most. Default: the sampler's own.
-        callback : callable, optional
-            Is given a `Draft` after every step.
+        lengths : list of int, optional
+            Tokens that each canvas has. Default: `canvas_length`.
+        width : int, optional
+            C, what canvases are padded to. Default: `canvas_length`.
+        slots : list of int, optional
+            Where the model keeps what it knows of each. Default: in this order.
+        device : torch.device, optional
+            Of the model. Default: the CPU.
 
         Returns
         -------
-        sample : Sample
+        canvases : Canvases
 
         Raises
         ------
         ValueError
             If `steps` is less than 1.
         """
+        steps = self.check_steps(steps)
+        batch = len(keys)
+        width = width or self.canvas_length
+        # Of the full length always: where a canvas ends does not change the noise before it.
+        seeds = [self.seed if seed is None else seed for seed in seeds]
+        noise = draw_noise(seeds, steps, max(width, self.canvas_length), vocab_size, device)
+        noise = _each_tensor(lambda tensor: tensor[..., :width].contiguous(), noise)
+        lengths = [self.canvas_length] * batch if lengths is None else lengths
+        zeros = torch.zeros(batch, width, device=device)
+        none = torch.zeros(batch, dtype=torch.long, device=device)
+        return Canvases(
+            keys=list(keys),
+            slots=torch.tensor(range(batch) if slots is None else slots, device=device),
+            lengths=torch.tensor(lengths, device=device),
+            noise=noise,
+            canvas=noise.start,
+            tokens=torch.full_like(noise.start, -1),
+            log_probs=zeros,
+            entropy=zeros,
+            taken=none,
+            unchanged=none,
+            finished=torch.zeros(batch, dtype=torch.bool, device=device),
+        )
+
+    def check_steps(self, steps=None):
+        """The number of steps, the sampler's own if None.
+
+        Arguments
+        ---------
+        steps : int, optional
+
+        Returns
+        -------
+        steps : int
+
+        Raises
+        ------
+        ValueError
+            If it is less than 1.
+        """
         steps = self.steps if steps is None else steps
         if steps < 1:
             raise ValueError(f"steps: {steps}; at least one denoising step is needed")
-        generators = [
-            torch.Generator(device or "cpu").manual_seed(self.seed if seed is None else seed)
-            for seed in seeds
-        ]
+        return steps
 
-        canvas = uniform_canvas(self.canvas_length, vocab_size, generators, device)
-        finished = torch.zeros(len(seeds), dtype=torch.bool, device=device)
-        taken = torch.zeros(len(seeds), dtype=torch.long, device=device)
-        tokens = torch.full_like(canvas, -1)
-        token_log_probs = torch.zeros(canvas.shape, device=device)
-        unchanged = torch.zeros_like(taken)  # steps for which the tokens have been stable
-        logits = None
-        for step in range(1, steps + 1):
-            previous = logits
-            logits = predict(canvas, previous).float() / self.temperature(step, steps)
-            log_probs = logits.log_softmax(dim=-1)  # [B, C, V]
-            probs = log_probs.exp()
-            entropy = -(probs * log_probs).sum(dim=-1)  # [B, C]
-            best, new_tokens = log_probs.max(dim=-1)
+    def step(self, canvases, predict, steps):
+        """Takes one step; nothing in it waits for the GPU.
 
-            accepted = self.accept(entropy)
-            proposal, noise = canvas.clone(), canvas.clone()
-            active = (~finished).nonzero().flatten().tolist()
-            for row in active:
-                proposal[row] = torch.multinomial(probs[row], 1, generator=generators[row])[:, 0]
-                noise[row] = uniform_canvas(
-                    self.canvas_length, vocab_size, [generators[row]], device
-                )[0]
+        Arguments
+        ---------
+        canvases : Canvases
+        predict : callable
+            See `__call__`.
+        steps : int
+            Denoising steps at most.
 
-            going = ~finished[:, None]
-            unchanged = torch.where((new_tokens == tokens).all(dim=-1), unchanged + 1, 0)
-            canvas = torch.where(going, torch.where(accepted, proposal, noise), canvas)
-            tokens = torch.where(going, new_tokens, tokens)
-            token_log_probs = torch.where(going, best, token_log_probs)
-            taken = taken + going[:, 0]
-            stable = unchanged >= self.stable_steps
-            finished = finished | (stable & (entropy.mean(dim=-1) < self.confidence))
+        Returns
+        -------
+        canvases : Canvases
+        accepted : torch.Tensor
+            Positions that the sampler kept, bool [B, C].
+        """
+        old = canvases
+        batch = torch.arange(len(old), device=old.canvas.device)
+        now = old.taken.clamp(max=steps - 1)
+        reading = predict(old, self.temperature(now, steps), old.noise.uniforms[batch, now])
+        width = old.canvas.shape[1]
+        inside = torch.arange(width, device=batch.device) < old.lengths[:, None]  # [B, C]
+        accepted = self.accept(torch.where(inside, reading.entropy, torch.inf)) & inside
+        new_tokens = torch.where(inside, reading.tokens, 0)
+        canvas = torch.where(accepted, reading.proposals, old.noise.fresh[batch, now])
+        entropy = torch.where(inside, reading.entropy, 0.0)
+        going = ~old.finished & (old.taken < steps)
+        same = (new_tokens == old.tokens).all(dim=-1)
+        unchanged = torch.where(same, old.unchanged + 1, 0)
+        sure = entropy.sum(dim=-1) / old.lengths < self.confidence
+        row = going[:, None]
+        return replace(
+            old,
+            canvas=torch.where(row, canvas, old.canvas),
+            tokens=torch.where(row, new_tokens, old.tokens),
+            log_probs=torch.where(row, reading.log_probs, old.log_probs),
+            entropy=torch.where(row, entropy, old.entropy),
+            taken=old.taken + going,
+            unchanged=unchanged,
+            finished=old.finished | (going & sure & (unchanged >= self.stable_steps)),
+        ), accepted
+
+    @torch.no_grad()
+    def __call__(self, predict, admit, steps=None, callback=None):
+        """Denoises until nothing is left; utterances that have ended make room for others.
+
+        Arguments
+        ---------
+        predict : callable
+            Takes `Canvases`, the temperature of each [B] and what tokens are sampled by [B, C];
+            returns a `Reading` of [B, C] for the canvases.
+        admit : callable
+            Is given the canvases that go on (None at first, or if there are none), and returns
+            those to go on with, others among them, or None at the end.
+        steps : int, optional
+            Denoising steps at most. Default: the sampler's own.
+        callback : callable, optional
+            Is given a `Draft` after every step. All utterances then stay until the last has ended.
+
+        Yields
+        ------
+        ended : Canvases
+            Utterances that are done.
+
+        Raises
+        ------
+        ValueError
+            If `steps` is less than 1.
+        """
+        steps = self.check_steps(steps)
+        ended = _Ended()
+        going, ages = admit(None), {}
+        while going is not None:
+            going, accepted = self.step(going, predict, steps)
+            ages = {key: ages.get(key, 0) + 1 for key in going.keys}
             if callback is not None:
-                callback(Draft(step, canvas, tokens, accepted, entropy, finished))
-            if bool(finished.all()):
-                break
-        return Sample(tokens, token_log_probs, taken)
+                callback(
+                    Draft(
+                        max(ages.values()),
+                        going.canvas,
+                        going.tokens,
+                        accepted,
+                        going.entropy,
+                        going.finished,
+                    )
+                )
+            done = ended(going, list(ages.values()), steps)
+            if not any(done) or (callback is not None and not all(done)):
+                continue
+            rest = [row for row, is_done in enumerate(done) if not is_done]
+            yield going.select([row for row, is_done in enumerate(done) if is_done])
+            going = admit(going.select(rest) if rest else None)

@@ -1,27 +1,79 @@
 """From projected audio to tokens, behind the interface of SpeechBrain's searchers."""
 
-from dataclasses import dataclass
+import logging
+import math
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+from itertools import islice, takewhile
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
-from speechbrain_diffasr.decoders.sampler import Sample
+from speechbrain_diffasr.lobes.fused import FusedDenoiser
+from speechbrain_diffasr.lobes.packing import why_not
+from speechbrain_diffasr.lobes.plain import PlainDenoiser
+
+# Prompts and canvases are padded to a multiple of so many tokens, so that few shapes are captured.
+BUCKET = 16
+# Waiting utterances enter when this share of a batch is free: prompts are encoded together.
+REFILL = 0.25
+
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Hypotheses:
-    """What a search found.
+@dataclass(frozen=True, eq=False)
+class Utterance:
+    """Projected audio that waits to be transcribed.
 
     Arguments
     ---------
-    tokens : list of list of int
-        Of each utterance, without the end-of-text token and what follows it.
-    sample : Sample
-        The whole canvases, [B, C].
+    audio : torch.Tensor
+        [num_slots, D].
+    key : object
+        What the caller knows it by. Default: None.
+    language : str, optional
+        Code of the spoken language. Default: the prompt names none.
+    seed : int, optional
+        Of the canvas noise. Default: the sampler's own.
+    seconds : float, optional
+        Of audio. Default: unknown, as much as the slots hold.
+    canvas_length : int, optional
+        Tokens that the canvas has. Default: what the seconds call for.
     """
 
+    audio: torch.Tensor
+    key: object = None
+    language: str | None = None
+    seed: int | None = None
+    seconds: float | None = None
+    canvas_length: int | None = None
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What was found for one utterance.
+
+    Arguments
+    ---------
+    key : object
+        Of the utterance.
+    tokens : list of int
+        Without the end-of-text token and what follows it.
+    log_probs : torch.Tensor
+        Log probability of each token of the canvas, [C].
+    entropy : torch.Tensor
+        Of the last prediction at each position, in nats, [C].
+    steps : int
+        Denoising steps that were taken.
+    """
+
+    key: object
     tokens: list
-    sample: Sample
+    log_probs: torch.Tensor
+    entropy: torch.Tensor
+    steps: int
 
 
 class DiffusionSearcher(nn.Module):
@@ -37,6 +89,24 @@ class DiffusionSearcher(nn.Module):
         The denoising loop.
     language : str, optional
         Code of the language that is spoken. Default: the prompt names none.
+    fused : bool
+        Whether denoising runs through fused layers, on a GPU as CUDA graphs, rather than through
+        the modules of transformers; the transcripts are the same. Default: True.
+    window : float, optional
+        Seconds of audio that all slots hold; what follows needs it.
+    tokens_per_second : float or dict, optional
+        More than anyone speaks, by language code if it is a dict: a canvas gets no more tokens
+        than so many for its seconds, and if the text fills it, a longer one. Default: every canvas
+        has the sampler's `canvas_length`.
+    trim_slots : bool
+        Whether the prompt has slots for the audio only, rather than for a whole window of audio
+        and silence. For adapters that were trained so. Default: False.
+    top_tokens : int, optional
+        Self-conditioning from so many of the most probable tokens at each position. Default: from
+        the whole vocabulary, as in training.
+    fp8_experts : bool
+        Whether the weights of the experts are rounded to float8 when fused: half the bytes to
+        read, at the price of an error. Default: False.
 
     Example
     -------
@@ -48,14 +118,234 @@ class DiffusionSearcher(nn.Module):
     (2, [2], [2])
     """
 
-    def __init__(self, model, prompt, sampler, language=None):
+    def __init__(
+        self,
+        model,
+        prompt,
+        sampler,
+        language=None,
+        fused=True,
+        window=None,
+        tokens_per_second=None,
+        trim_slots=False,
+        top_tokens=None,
+        fp8_experts=False,
+    ):
         super().__init__()
+        if window is None and (tokens_per_second is not None or trim_slots):
+            raise ValueError("DiffusionSearcher: tokens_per_second and trim_slots need window")
         self.model = model
         self.prompt = prompt
         self.sampler = sampler
         self.language = language
+        self.fused = fused
+        self.window = window
+        self.tokens_per_second = tokens_per_second
+        self.trim_slots = trim_slots
+        self.top_tokens = top_tokens
+        self.fp8_experts = fp8_experts
+        self._denoiser, self._made_for = None, None
 
-    def search(self, audio, languages=None, seeds=None, steps=None, callback=None):
+    def denoiser(self):
+        """What runs the model, for its weights as they are now.
+
+        Returns
+        -------
+        denoiser : FusedDenoiser or PlainDenoiser
+        """
+        dtype = _autocast_dtype(self._device()) or self.model.core.dtype
+        made_for = self.fused, dtype, self.top_tokens, self.fp8_experts
+        if self._denoiser is None or self._made_for != made_for:
+            self._denoiser, self._made_for = None, made_for  # frees what was there
+            self._denoiser = PlainDenoiser(self.model)
+            if self.fused:
+                reason = why_not(self.model.model)
+                if reason is None:
+                    self._denoiser = FusedDenoiser(self.model, *made_for[1:])
+                else:
+                    logger.warning("decoding without fused layers: %s", reason)
+        elif not self._denoiser.is_current():
+            self._denoiser.pack()
+        return self._denoiser
+
+    def _device(self):
+        return next(self.model.parameters()).device
+
+    def release(self):
+        """Frees the memory of fused layers, caches and graphs; they are made again when needed."""
+        self._denoiser = None
+
+    def warm_up(self, batch_sizes=(1,), seconds=(None,), languages=(None,)):
+        """Decodes silence, so that later utterances need not wait for kernels and graphs.
+
+        Arguments
+        ---------
+        batch_sizes : list of int
+            Batches to come. Default: one utterance.
+        seconds : list of float
+            Of the audio to come. Default: as much as the slots hold.
+        languages : list of str
+            To come. Default: none is named.
+
+        Returns
+        -------
+        seconds : float
+            That it took.
+        """
+        begin = time.perf_counter()
+        audio = torch.zeros(self.prompt.num_slots, self.model.hidden_size, device=self._device())
+        for batch in sorted(batch_sizes, reverse=True):
+            for length in seconds:
+                for language in languages:
+                    silence = [
+                        Utterance(audio, language=language, seconds=length) for _ in range(batch)
+                    ]
+                    list(self.stream(silence, batch, steps=2))
+        return time.perf_counter() - begin
+
+    def stream(self, utterances, batch_size=16, steps=None, callback=None):
+        """Transcribes utterances; those that end make room for those that wait.
+
+        Arguments
+        ---------
+        utterances : iterable of Utterance
+            Taken as there is room. Best sorted by their seconds.
+        batch_size : int
+            Decoded at once at most. Default: 16.
+        steps : int, optional
+            Denoising steps at most. Default: the sampler's own.
+        callback : callable, optional
+            Is given a `Draft` after every step.
+
+        Returns
+        -------
+        hypotheses : iterator of Hypothesis
+            In the order in which they end.
+
+        Raises
+        ------
+        ValueError
+            If `steps` is less than 1, or a language is not known.
+        """
+        self.sampler.check_steps(steps)
+        # A context entered around this call need not be there when the iterator runs.
+        autocast = _autocast_dtype(self._device())
+        return self._stream(_Queue(utterances), batch_size, steps, callback, autocast)
+
+    @torch.no_grad()
+    def _stream(self, queue, batch_size, steps, callback, autocast):
+        device = self._device().type
+        precision = {"device_type": device, "dtype": autocast, "enabled": autocast is not None}
+        with torch.autocast(**precision):
+            denoiser = self.denoiser()
+        if isinstance(denoiser, FusedDenoiser):
+            precision = {"device_type": device, "enabled": False}
+        while group := queue.peek(batch_size):
+            prompt_width = max(map(self._prompt_width, group))
+            canvas_width = max(map(self._canvas_length, group))
+            room = denoiser.open(len(group), prompt_width, canvas_width, self.prompt.beginning)
+            free = list(range(len(group)))
+
+            def admit(going, room=room, group=group, free=free, canvas_width=canvas_width):
+                if going is not None and len(free) < REFILL * len(group):
+                    return going
+                entering = queue.take(
+                    len(free), lambda utterance: utterance in group or self._fits(utterance, room)
+                )
+                if not entering:
+                    return going
+                slots = [free.pop() for _ in entering]
+                with torch.autocast(**precision):
+                    new = self._enter(room, entering, slots, steps)
+                return new if going is None else going.join(new)
+
+            def predict(*inputs, room=room):
+                with torch.autocast(**precision):
+                    return room(*inputs)
+
+            for ended in self.sampler(predict, admit, steps, callback):
+                free += ended.slots.tolist()
+                yield from self._read(ended, queue)
+
+    def _fits(self, utterance, room):
+        """Whether an utterance can join others without wasting much of a canvas."""
+        length = self._canvas_length(utterance)
+        width = self._prompt_width(utterance)
+        return length <= room.canvas_width < 2 * length and width <= room.prompt_width
+
+    def _enter(self, room, utterances, slots, steps):
+        """Encodes the prompts of utterances and starts their canvases."""
+        audio = torch.stack([utterance.audio for utterance in utterances])
+        device = audio.device
+        used = None
+        if self.trim_slots:
+            used = [self._slots(utterance) for utterance in utterances]
+        tokens, lengths = self.prompt(
+            [utterance.language for utterance in utterances],
+            device=device,
+            length=room.prompt_width,
+            slots=used,
+        )
+        embeddings = self.prompt.scatter(self.model.embed(tokens), audio, used)
+        room.enter(torch.tensor(slots, device=device), embeddings, lengths)
+        return self.sampler.start(
+            keys=utterances,
+            seeds=[utterance.seed for utterance in utterances],
+            vocab_size=self.model.vocab_size,
+            steps=steps,
+            lengths=[self._canvas_length(utterance) for utterance in utterances],
+            width=room.canvas_width,
+            slots=slots,
+            device=device,
+        )
+
+    def _read(self, ended, queue):
+        """Hypotheses of canvases that are done; where the text fills a short one, it waits anew."""
+        end = self.prompt.tokenizer.eos_id
+        rows = zip(
+            ended.keys,
+            ended.tokens.tolist(),
+            ended.log_probs.cpu(),
+            ended.entropy.cpu(),
+            ended.taken.tolist(),
+            strict=True,
+        )
+        for utterance, tokens, log_probs, entropy, steps in rows:
+            length = self._canvas_length(utterance)
+            tokens = tokens[:length]
+            if end in tokens:
+                tokens = tokens[: tokens.index(end)]
+            elif length < self.sampler.canvas_length:
+                longer = min(2 * length, self.sampler.canvas_length)
+                queue.again(replace(utterance, canvas_length=longer))
+                continue
+            yield Hypothesis(utterance.key, tokens, log_probs[:length], entropy[:length], steps)
+
+    def _canvas_length(self, utterance):
+        """Tokens that an utterance's canvas has."""
+        longest = self.sampler.canvas_length
+        if utterance.canvas_length is not None:
+            return utterance.canvas_length
+        if self.tokens_per_second is None or utterance.seconds is None:
+            return longest
+        rate = self.tokens_per_second
+        if isinstance(rate, dict):
+            rate = rate.get(utterance.language, max(rate.values()))
+        needed = math.ceil(utterance.seconds * rate) + 1  # and the end-of-text token
+        return min(_round_up(needed), longest)
+
+    def _slots(self, utterance):
+        """Slots that an utterance's audio fills."""
+        if not self.trim_slots or utterance.seconds is None:
+            return self.prompt.num_slots
+        filled = math.ceil(utterance.seconds / self.window * self.prompt.num_slots)
+        return max(1, min(filled, self.prompt.num_slots))
+
+    def _prompt_width(self, utterance):
+        """What an utterance's prompt is padded to."""
+        return _round_up(len(self.prompt.tokens(utterance.language, self._slots(utterance))))
+
+    def search(self, audio, languages=None, seeds=None, steps=None, callback=None, seconds=None):
         """Transcribes a batch.
 
         Arguments
@@ -70,38 +360,24 @@ class DiffusionSearcher(nn.Module):
             Denoising steps at most. Default: the sampler's own.
         callback : callable, optional
             Is given a `Draft` after every step.
+        seconds : list of float, optional
+            Of audio in each utterance. Default: unknown.
 
         Returns
         -------
-        hypotheses : Hypotheses
+        hypotheses : list of Hypothesis
+            The key of each is its place in the batch.
         """
         batch = len(audio)
         languages = [self.language] * batch if languages is None else languages
         seeds = [None] * batch if seeds is None else seeds
-        with torch.no_grad():
-            tokens, lengths = self.prompt(languages, device=audio.device)
-            embeddings = self.prompt.scatter(self.model.embed(tokens), audio)
-            _, context = self.model.encode(embeddings, lengths)
-
-            def predict(canvas, previous):
-                if previous is not None:
-                    previous = previous.to(embeddings.dtype)
-                return self.model.logits(self.model.denoise(canvas, context, previous))
-
-            sample = self.sampler(
-                predict,
-                vocab_size=self.model.vocab_size,
-                seeds=seeds,
-                device=audio.device,
-                steps=steps,
-                callback=callback,
-            )
-        return Hypotheses([self._until_end(row) for row in sample.tokens.tolist()], sample)
-
-    def _until_end(self, tokens):
-        """Cuts a canvas at its first end-of-text token."""
-        end = self.prompt.tokenizer.eos_id
-        return tokens[: tokens.index(end)] if end in tokens else tokens
+        seconds = [None] * batch if seconds is None else seconds
+        utterances = [
+            Utterance(*parts)
+            for parts in zip(audio, range(batch), languages, seeds, seconds, strict=True)
+        ]
+        found = self.stream(utterances, batch, steps, callback)
+        return sorted(found, key=lambda hypothesis: hypothesis.key)
 
     def forward(self, audio, wav_lens=None):
         """Transcribes a batch as SpeechBrain's searchers do.
@@ -126,7 +402,51 @@ class DiffusionSearcher(nn.Module):
             Log probability of each token of the canvas, [B, C].
         """
         hypotheses = self.search(audio)
-        log_probs = hypotheses.sample.log_probs
-        lengths = torch.tensor([len(row) for row in hypotheses.tokens], device=log_probs.device)
-        inside = torch.arange(log_probs.shape[1], device=log_probs.device) < lengths[:, None]
-        return hypotheses.tokens, lengths, (log_probs * inside).sum(dim=1), log_probs
+        log_probs = pad_sequence([one.log_probs for one in hypotheses], batch_first=True)
+        lengths = torch.tensor([len(one.tokens) for one in hypotheses])
+        inside = torch.arange(log_probs.shape[1]) < lengths[:, None]
+        scores = (log_probs * inside).sum(dim=1)
+        tokens = [one.tokens for one in hypotheses]
+        return tokens, *(part.to(audio.device) for part in (lengths, scores, log_probs))
+
+
+class _Queue:
+    """Utterances that wait, taken from an iterable when they are needed."""
+
+    def __init__(self, utterances):
+        self._source = iter(utterances)
+        self._waiting = deque()
+        self._later = deque()
+
+    def peek(self, number):
+        """The next utterances, those that were put back last; none at the end."""
+        while len(self._waiting) < number:
+            utterance = next(self._source, None)
+            if utterance is None:
+                break
+            self._waiting.append(utterance)
+        if not self._waiting:
+            self._waiting, self._later = self._later, deque()
+        return list(islice(self._waiting, number))
+
+    def take(self, number, fits):
+        """Takes utterances out as long as they fit."""
+        taken = list(takewhile(fits, self.peek(number)))
+        for _ in taken:
+            self._waiting.popleft()
+        return taken
+
+    def again(self, utterance):
+        """Puts an utterance back, behind all others."""
+        self._later.append(utterance)
+
+
+def _round_up(number):
+    return -(-number // BUCKET) * BUCKET
+
+
+def _autocast_dtype(device):
+    """The precision of an autocast context, None outside of one."""
+    if not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)

@@ -200,7 +200,9 @@ class DiffusionGemma(nn.Module):
         )
         return output.last_hidden_state, Context(cache, visible, lengths)
 
-    def denoise(self, canvas, context, self_conditioning=None, self_conditioning_mask=None):
+    def denoise(
+        self, canvas, context, self_conditioning=None, self_conditioning_mask=None, lengths=None
+    ):
         """Predicts all positions of a canvas at once.
 
         Arguments
@@ -214,6 +216,8 @@ class DiffusionGemma(nn.Module):
             first step.
         self_conditioning_mask : torch.Tensor, optional
             Which utterances use them, bool [B]. Default: all.
+        lengths : torch.Tensor, optional
+            Tokens that each canvas has, [B]; what lies behind them is not seen. Default: C.
 
         Returns
         -------
@@ -222,7 +226,10 @@ class DiffusionGemma(nn.Module):
         """
         core = self.core
         positions = torch.arange(canvas.shape[1], device=canvas.device)
-        seen = torch.cat([context.mask, context.mask.new_ones(canvas.shape)], dim=1)  # [B, T + C]
+        inside = context.mask.new_ones(canvas.shape)
+        if lengths is not None:
+            inside = positions < lengths[:, None]
+        seen = torch.cat([context.mask, inside], dim=1)  # [B, T + C]
         mask = seen[:, None, None, :].expand(-1, 1, canvas.shape[1], -1)  # [B, 1, C, T + C]
         # Sliding layers cache the end of a long sequence only. The decoder is given whole masks:
         # from a flat one it would make them itself, after waiting for the GPU at every step.
