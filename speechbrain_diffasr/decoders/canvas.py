@@ -52,8 +52,8 @@ def draw_noise(seeds, steps, length, vocab_size, device=None):
     >>> noise = draw_noise([3, 3, 4], steps=2, length=5, vocab_size=100)
     >>> noise.start.shape, noise.uniforms.shape
     (torch.Size([3, 5]), torch.Size([3, 2, 5]))
-    >>> bool((noise.fresh[0] == noise.fresh[1]).all()), bool((noise.fresh[0] == noise.fresh[2]).all())
-    (True, False)
+    >>> [bool((noise.fresh[0] == noise.fresh[row]).all()) for row in (1, 2)]
+    [True, False]
     """
     rows = [
         torch.rand(1 + 2 * steps, length, generator=torch.Generator().manual_seed(seed))
