@@ -65,14 +65,14 @@ class Tiles:
 # Many: large products.
 TILES = {
     torch.bfloat16: [
-        (6, Tiles(16, Product(64, 64, 5, 4), Product(128, 64, 5, 4))),
-        (24, Tiles(32, Product(64, 64, 4, 4), Product(128, 64, 4, 4))),
+        (16, Tiles(16, Product(64, 128, 3, 4), Product(128, 64, 4, 4))),
+        (24, Tiles(32, Product(64, 64, 5, 4), Product(64, 64, 6, 4))),
+        (48, Tiles(64, Product(128, 64, 4, 8), Product(128, 64, 4, 8))),
         (96, Tiles(64, Product(64, 64, 4, 4), Product(128, 64, 4, 4))),
         (None, Tiles(128, Product(128, 64, 4, 8), Product(256, 64, 4, 8))),
     ],
     torch.float8_e4m3fn: [
-        (6, Tiles(16, Product(64, 128, 4, 4), Product(128, 64, 5, 4))),
-        (24, Tiles(32, Product(64, 128, 4, 4), Product(128, 64, 5, 4))),
+        (24, Tiles(16, Product(64, 128, 4, 4), Product(128, 64, 5, 4))),
         (96, Tiles(64, Product(64, 64, 4, 4), Product(128, 64, 4, 4))),
         (None, Tiles(128, Product(128, 64, 4, 8), Product(128, 64, 4, 8))),
     ],

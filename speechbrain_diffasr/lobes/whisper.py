@@ -5,6 +5,11 @@ from torch import nn
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as HFWhisperEncoder
 
+from speechbrain_diffasr.kernels.graphs import Graphs
+
+# Batches up to this are so small that a GPU waits for the launches of kernels: they are replayed
+# as a CUDA graph.
+CAPTURED_BATCH = 4
 # The two convolutions in front of Whisper's transformer halve the mel frames once.
 MEL_FRAMES_PER_FRAME = 2
 
@@ -71,6 +76,7 @@ class WhisperEncoder(nn.Module):
         )
         self.register_buffer("stft_window", torch.hann_window(self.n_fft), persistent=False)
         self.register_load_state_dict_pre_hook(_fit_positions)
+        self._graphs = Graphs()
         self.freeze = freeze
         if freeze:
             self.requires_grad_(False)
@@ -172,8 +178,19 @@ class WhisperEncoder(nn.Module):
         frames : torch.Tensor
             [B, frames, width].
         """
+        weight = self.encoder.conv1.weight
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
-            return self.encoder(mels.to(self.encoder.conv1.weight.dtype)).last_hidden_state
+            if torch.is_grad_enabled() or self.training or len(mels) > CAPTURED_BATCH:
+                return self._encode(mels)
+            # A graph is for weights in one place and for one precision.
+            autocast = torch.is_autocast_enabled(mels.device.type)
+            precision = torch.get_autocast_dtype(mels.device.type) if autocast else weight.dtype
+            key = weight.data_ptr(), precision, mels.shape[1:]
+            frames = self._graphs(key, self._encode, [mels], lambda b: [mels[:1].repeat(b, 1, 1)])
+            return frames.clone() if frames.is_cuda else frames  # a graph writes to one place
+
+    def _encode(self, mels):
+        return self.encoder(mels.to(self.encoder.conv1.weight.dtype)).last_hidden_state
 
     def forward(self, wavs, wav_lens=None):
         """Encodes waveforms.
