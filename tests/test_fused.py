@@ -1,13 +1,17 @@
 """Fused decoding: the same transcripts as through transformers' modules, whatever the batch."""
 
 import logging
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_diffasr.decoders.sampler import EntropyBoundSampler
 from speechbrain_diffasr.decoders.searcher import DiffusionSearcher, Utterance
+from speechbrain_diffasr.inference import DiffusionASR, default_model
 from speechbrain_diffasr.lobes.diffusion_gemma import LORA_TARGETS, DiffusionGemma
 from speechbrain_diffasr.lobes.fused import FusedDenoiser
 from speechbrain_diffasr.lobes.packing import why_not
@@ -190,3 +194,24 @@ def test_float8_experts_are_close_and_top_tokens_may_be_few(adapted, prompt):
 def test_settings_that_need_the_window_say_so(adapted, prompt):
     with pytest.raises(ValueError, match="need window"):
         DiffusionSearcher(adapted, prompt, EntropyBoundSampler(), trim_slots=True)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_shipped_model_says_what_it_says_on_a_cpu():
+    """In float32, captured in CUDA graphs of several batch sizes, and replayed."""
+    samples = sorted(Path(default_model()).glob("samples/*.wav"))
+    on_cpu = DiffusionASR.from_hparams(default_model())
+    on_gpu = DiffusionASR.from_hparams(default_model(), run_opts={"device": "cuda"})
+    wavs = [on_cpu.load_audio(path) for path in samples]
+    lens = torch.tensor([len(wav) for wav in wavs])
+    audio = on_cpu.encode_batch(pad_sequence(wavs, batch_first=True), lens / lens.max())
+    waiting = [Utterance(row, index, seed=index) for index, row in enumerate(audio)]
+    there = [replace(one, audio=one.audio.cuda()) for one in waiting]
+    expected = told(on_cpu.mods.decoder.stream(waiting, len(waiting)))
+    on_gpu.mods.decoder.fused = False
+    assert told(on_gpu.mods.decoder.stream(there, len(there))) == expected
+    on_gpu.mods.decoder.fused = True
+    for batch_size in (1, 2, 5, len(there), 1):
+        assert told(on_gpu.mods.decoder.stream(there, batch_size)) == expected
+    texts = on_gpu.transcribe_files(samples, batch_size=4)
+    assert texts == [path.with_suffix(".txt").read_text().strip() for path in samples]
