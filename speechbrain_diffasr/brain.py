@@ -281,6 +281,8 @@ class DiffusionBrain(sb.Brain):
         if stage == sb.Stage.TRAIN:
             self.train_stats = stats
             return
+        # Training needs the memory that decoding takes for its copies of the weights.
+        self.losses.decoder.release()
         languages = sorted(self.rates.words)
         rates = {language: self.rates.main_rate(language) for language in languages}
         stats["error_rate"] = sum(rates.values()) / max(1, len(rates))
