@@ -164,7 +164,7 @@ def run_experts(x, gate_up, down, index, weights, gate_up_scale=None, down_scale
 def run_experts_grouped_mm(x, gate_up, down, index, weights):
     """`experts.run_experts_grouped_mm` on the device."""
     num_experts, size, _ = down.shape
-    pairs, ends, _ = _plan(index, num_experts, index.numel())
+    pairs, ends, _ = _plan(index, num_experts)
     gate_up, down = gate_up.transpose(1, 2), down.transpose(1, 2)
     gated = gated_gelu(F.grouped_mm(x[pairs // index.shape[1]], gate_up, offs=ends))
     sorted_outputs = F.grouped_mm(gated, down, offs=ends)
@@ -175,7 +175,7 @@ def run_experts_grouped_mm(x, gate_up, down, index, weights):
     return outputs
 
 
-def _plan(index, num_experts, tokens):
+def _plan(index, num_experts, tokens=128):
     """Sorts pairs of tokens and experts by expert.
 
     Returns
@@ -210,7 +210,7 @@ def _plan(index, num_experts, tokens):
     return pairs, ends, plan
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _route_kernel(
     scores,
     per_expert_scale,
@@ -244,7 +244,7 @@ def _route_kernel(
     tl.store(index + row * K + places, chosen, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "num_tiles"])
 def _plan_kernel(
     index,
     pairs,
@@ -334,7 +334,7 @@ def _widen(weight, dtype: tl.constexpr):
         return weight.to(dtype)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tiles"])
 def _gate_up_kernel(
     x,
     gate_up,
@@ -389,7 +389,7 @@ def _gate_up_kernel(
     tl.store(at, tl.trans(values.to(dtype)), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tiles"])
 def _down_kernel(
     gated,
     down,
