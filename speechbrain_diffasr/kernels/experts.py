@@ -34,9 +34,9 @@ def route(scores, per_expert_scale, k):
     (tensor([[0.5000, 0.5000]]), tensor([[1, 2]], dtype=torch.int32))
     """
     if use_triton(scores):
-        from speechbrain_diffasr.kernels import experts_triton
+        from speechbrain_diffasr.kernels import routing_triton
 
-        return experts_triton.route(scores, per_expert_scale, k)
+        return routing_triton.route(scores, per_expert_scale, k)
     return route_plain(scores, per_expert_scale, k)
 
 

@@ -11,18 +11,16 @@ import triton.language as tl
 from torch.nn import functional as F
 
 from speechbrain_diffasr.kernels.vocabulary import LOGITS_BYTES, TILE, Reading, rows_within
+from speechbrain_diffasr.kernels.vocabulary_top_triton import (
+    ELEMENTS_PER_WARP,
+    MAX_TOP,
+    NEIGHBOURS,
+    embed_top,
+    scale,
+)
 
-# Logits that a warp holds.
-ELEMENTS_PER_WARP = 1024
 # Tiles that one program reads.
 GROUP = 8
-# The most probable tokens are looked for among so many neighbours of each other first.
-NEIGHBOURS = 64
-MAX_TOP = 256
-# Columns of embeddings that one program adds up, and embeddings that it loads together.
-COLUMNS = 512
-AT_ONCE = 8
-
 # Where logits over temperature are bounded by MAX_BOUND, their exponentials over exp(REFERENCE) are
 # normal numbers in float32, and sums of 2**18 of them are finite. Elsewhere the highest of each row
 # is looked for first.
@@ -132,57 +130,7 @@ def _read(logits, softcap, temperature, uniforms, embeddings, top, reading, bloc
     if whole:
         torch.mul(logits @ embeddings, factor[:, None], out=reading.soft[block])
     elif part:
-        _embed_top(logits, softcap, temperature, neighbours, embeddings, top, reading.soft[block])
-
-
-def _embed_top(logits, softcap, temperature, neighbours, embeddings, top, soft):
-    """Expected embeddings over the most probable tokens of each row."""
-    count, size = logits.shape
-    bits = 8 * logits.element_size()
-    keep = min(top, neighbours.shape[1])
-    kept = neighbours.new_empty(count, keep, dtype=torch.int32)
-    tokens = neighbours.new_empty(count, top, dtype=torch.int32)
-    weights = neighbours.new_empty(count, top, dtype=torch.float32)
-    _keep_kernel[(count,)](
-        neighbours,
-        kept,
-        COUNT=neighbours.shape[1],
-        PADDED=triton.next_power_of_2(neighbours.shape[1]),
-        KEEP=keep,
-        BITS=bits,
-    )
-    padded = triton.next_power_of_2(keep)
-    _top_kernel[(count,)](
-        logits,
-        softcap,
-        temperature,
-        kept,
-        tokens,
-        weights,
-        V=size,
-        KEEP=keep,
-        PADDED=padded,
-        NEIGHBOURS=NEIGHBOURS,
-        TOP=top,
-        BITS=bits,
-        num_warps=min(16, max(4, padded * NEIGHBOURS // ELEMENTS_PER_WARP)),
-    )
-    width = embeddings.shape[1]
-    columns = min(COLUMNS, triton.next_power_of_2(width))
-    _embed_kernel[(count, triton.cdiv(width, columns))](
-        tokens, weights, embeddings, soft, D=width, TOP=top, AT_ONCE=AT_ONCE, COLUMNS=columns
-    )
-
-
-@triton.jit
-def _scale(logits, softcap, temperature):
-    """Logits with the softcap, over the temperature."""
-    if softcap is None:
-        return logits / temperature
-    else:
-        # tanh(x) = 1 - 2 / (1 + exp(2 x))
-        bound = softcap / temperature
-        return bound - 2 * bound / (1 + tl.exp(logits * (2 / softcap)))
+        embed_top(logits, softcap, temperature, neighbours, embeddings, top, reading.soft[block])
 
 
 @triton.jit
@@ -237,8 +185,8 @@ def _tiles_kernel(
     values = tl.load(at, mask=inside, other=float("-inf")).to(tl.float32)
     divisor = tl.load(temperature + row)
     best, place = tl.max(values, axis=1, return_indices=True)
-    best_scaled = _scale(best, softcap, divisor)
-    difference = _scale(values, softcap, divisor) - best_scaled[:, None]
+    best_scaled = scale(best, softcap, divisor)
+    difference = scale(values, softcap, divisor) - best_scaled[:, None]
     if V % (GROUP * TILE) != 0:
         difference = tl.where(inside, difference, -1e30)
     weight = tl.exp(difference)
@@ -253,7 +201,7 @@ def _tiles_kernel(
     if highest is not None:
         reference = REFERENCE
         if not _is_bounded(softcap, divisor):
-            reference = _scale(_max_of(highest + row * SPANS, SPANS), softcap, divisor)
+            reference = scale(_max_of(highest + row * SPANS, SPANS), softcap, divisor)
         tl.store(at, weight * tl.exp(best_scaled - reference)[:, None], mask=inside)
     if neighbours is not None:
         values = tl.reshape(values, (GROUP * TILE // NEIGHBOURS, NEIGHBOURS))
@@ -306,8 +254,8 @@ def _join_kernel(
     at_tile = tiles + row * (3 * TILES) + tile
     best_of_tile = tl.load(at_tile, mask=real, other=float("-inf"))
     best, best_tile = tl.max(best_of_tile, axis=0, return_indices=True)
-    best_scaled = _scale(best, softcap, divisor)
-    difference = tl.where(real, _scale(best_of_tile, softcap, divisor) - best_scaled, -1e30)
+    best_scaled = scale(best, softcap, divisor)
+    difference = tl.where(real, scale(best_of_tile, softcap, divisor) - best_scaled, -1e30)
     share = tl.exp(difference)
     mass = tl.load(at_tile + TILES, mask=real, other=0.0) * share
     moment = tl.load(at_tile + 2 * TILES, mask=real, other=0.0) * share + mass * difference
@@ -330,7 +278,7 @@ def _join_kernel(
     weight = tl.load(logits + row * V + column, mask=inside, other=0.0).to(tl.float32)
     if factor is None:  # the logits are still there
         highest = tl.sum(tl.where(tile == chosen, best_of_tile, 0.0), axis=0)
-        weight = _scale(weight, softcap, divisor) - _scale(highest, softcap, divisor)
+        weight = scale(weight, softcap, divisor) - scale(highest, softcap, divisor)
         weight = tl.where(inside, tl.exp(weight), 0.0)
     else:
         reference = best_scaled
@@ -342,92 +290,3 @@ def _join_kernel(
     target = share_of_tile * tl.sum(weight, axis=0)
     proposal = chosen * TILE + _first_beyond(weight, target, position, otherwise)
     tl.store(proposals + row, proposal.to(tl.int64))
-
-
-@triton.jit
-def _choose(values, COUNT: tl.constexpr, BITS: tl.constexpr):
-    """Which are the `COUNT` highest of values of so many bits, the first of equal ones."""
-    keys = values.to(tl.float32).to(tl.uint32, bitcast=True)
-    # Floats as unsigned integers of the same order.
-    keys = tl.where(keys >= 0x80000000, keys ^ 0xFFFFFFFF, keys | 0x80000000) >> (32 - BITS)
-    least = tl.sum(keys * 0, axis=0)
-    for i in tl.static_range(BITS):
-        higher = least | (1 << (BITS - 1 - i))
-        least = tl.where(tl.sum((keys >= higher).to(tl.int32), axis=0) >= COUNT, higher, least)
-    above = keys > least
-    equal = keys == least
-    room = COUNT - tl.sum(above.to(tl.int32), axis=0)
-    return above | (equal & (tl.cumsum(equal.to(tl.int32), axis=0) <= room))
-
-
-@triton.jit
-def _keep_kernel(
-    neighbours,
-    kept,
-    COUNT: tl.constexpr,
-    PADDED: tl.constexpr,
-    KEEP: tl.constexpr,
-    BITS: tl.constexpr,
-):
-    row = tl.program_id(0).to(tl.int64)
-    number = tl.arange(0, PADDED)
-    at = neighbours + row * COUNT + number
-    chosen = _choose(tl.load(at, mask=number < COUNT, other=float("-inf")), KEEP, BITS)
-    place = tl.cumsum(chosen.to(tl.int32), axis=0) - 1
-    tl.store(kept + row * KEEP + place, number, mask=chosen)
-
-
-@triton.jit
-def _top_kernel(
-    logits,
-    softcap,
-    temperature,
-    kept,
-    tokens,
-    weights,
-    V: tl.constexpr,
-    KEEP: tl.constexpr,
-    PADDED: tl.constexpr,
-    NEIGHBOURS: tl.constexpr,
-    TOP: tl.constexpr,
-    BITS: tl.constexpr,
-):
-    row = tl.program_id(0).to(tl.int64)
-    candidate = tl.arange(0, PADDED * NEIGHBOURS)
-    real = candidate // NEIGHBOURS < KEEP
-    number = tl.load(kept + row * KEEP + candidate // NEIGHBOURS, mask=real, other=0)
-    column = number * NEIGHBOURS + candidate % NEIGHBOURS
-    values = tl.load(logits + row * V + column, mask=real & (column < V), other=float("-inf"))
-    chosen = _choose(values, TOP, BITS)
-    divisor = tl.load(temperature + row)
-    values = values.to(tl.float32)
-    best = _scale(tl.max(values, axis=0), softcap, divisor)
-    weight = tl.where(chosen, tl.exp(_scale(values, softcap, divisor) - best), 0.0)
-    place = tl.cumsum(chosen.to(tl.int32), axis=0) - 1
-    tl.store(tokens + row * TOP + place, column, mask=chosen)
-    tl.store(weights + row * TOP + place, weight / tl.sum(weight, axis=0), mask=chosen)
-
-
-@triton.jit
-def _embed_kernel(
-    tokens,
-    weights,
-    embeddings,
-    soft,
-    D: tl.constexpr,
-    TOP: tl.constexpr,
-    AT_ONCE: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    inside = column < D
-    total = tl.zeros([AT_ONCE, COLUMNS], tl.float32)
-    for start in range(0, TOP, AT_ONCE):
-        i = start + tl.arange(0, AT_ONCE)[:, None]
-        weight = tl.load(weights + row * TOP + i, mask=i < TOP, other=0.0)
-        token = tl.load(tokens + row * TOP + i, mask=i < TOP, other=0).to(tl.int64)
-        vector = tl.load(embeddings + token * D + column, mask=(i < TOP) & inside, other=0.0)
-        total += weight * vector.to(tl.float32)
-    total = tl.sum(total, axis=0, keep_dims=True)
-    tl.store(soft + row * D + column, total, mask=inside)
