@@ -22,6 +22,9 @@ if INTERPRETED:
 
     interpreter._patch_lang_tensor = patch_tensor_for_numpy_2_4
 
+# float32 is float32: SpeechBrain, once imported, lets products on a GPU round to TF32.
+torch.backends.cuda.matmul.allow_tf32 = False
+
 # (device, type, norm of the error relative to the norm of the result)
 FLOAT32 = ("cpu", torch.float32, 1e-5)
 BFLOAT16 = ("cpu", torch.bfloat16, 1e-2)
