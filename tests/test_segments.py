@@ -108,11 +108,12 @@ def test_packing_joins_what_fits():
             )
 
 
-def test_a_long_region_is_cut_into_pieces_worth_hearing():
+@pytest.mark.parametrize("duration", [30.1, 60.2, 90.1, 1000.1])
+@pytest.mark.parametrize("choose", [min, max])
+def test_a_long_region_is_cut_into_pieces_worth_hearing(duration, choose):
     """No snippet is left over at the end, wherever the quiet points are."""
-    for choose in (min, max):
-        windows = pack_regions([Region(0, 1000.1)], quietest=lambda *span, pick=choose: pick(span))
-        assert min(window.duration for window in windows) > LONGEST / 4.1
+    windows = pack_regions([Region(0, duration)], quietest=lambda *span: choose(span))
+    assert min(window.duration for window in windows) > LONGEST / 4.1
 
 
 def test_a_search_outside_of_its_span_cannot_break_the_limit():
@@ -242,6 +243,22 @@ def test_a_word_said_again_and_again_is_not_merged():
     first = Segment.from_words(words_at("no " * 60, 0.0), 0.0, 30.0)
     second = Segment.from_words(words_at("no " * 60, 26.1), 26.0, 56.2)
     assert len([word for part in join_overlapping([first, second]) for word in part.words]) == 112
+
+
+def test_repetitions_are_matched_by_their_times():
+    """Each window misheard one at its edge, so that one place further more words are equal."""
+    first = Segment.from_words(words_at("one " + "no " * 9 + "uh", 26.0, 0.4), 0.0, 30.4)
+    second = Segment.from_words(words_at("uh " + "no " * 9 + "two", 26.4, 0.4), 26.4, 56.0)
+    joined = join_overlapping([first, second])
+    assert join_texts(part.text for part in joined) == "one " + "no " * 10 + "two"
+
+
+def test_a_word_said_twice_of_which_each_window_missed_one():
+    """Further apart than the tolerance, equal words are two."""
+    first = Segment.from_words(words_at("so yes", 25.5), 0.0, 30.0)
+    second = Segment.from_words(words_at("yes we", 26.8), 26.0, 56.0)
+    joined = join_overlapping([first, second])
+    assert [part.text for part in joined] == ["so yes", "yes we"]
 
 
 def test_segments_side_by_side_are_left_as_they_are():

@@ -114,6 +114,18 @@ def test_overlaps_are_divided_as_speechbrain_divides_them(diarization):
         assert found == pytest.approx([time for row in expected for time in row[1:3]])
 
 
+def test_a_turn_inside_of_another_keeps_its_time():
+    """However many are inside of each other."""
+    turns = [Region(0, 10, "a"), Region(2, 8, "b"), Region(4, 5, "c"), Region(10, 11, "a")]
+    assert flatten_turns(turns) == [
+        Region(0, 2, "a"),
+        Region(2, 4, "b"),
+        Region(4, 5, "c"),
+        Region(5, 8, "b"),
+        Region(8, 11, "a"),
+    ]
+
+
 def test_words_go_to_the_speaker_of_their_time():
     """None is lost or moved, and each is with a turn that it touches, or the nearest."""
     for seed in range(100):
@@ -144,7 +156,7 @@ def test_words_go_to_the_speaker_of_their_time():
 
 
 def test_a_segment_without_word_times_belongs_to_who_speaks_most_of_it():
-    turns = [Region(0, 2, "anna"), Region(2, 7, "ben")]
+    turns = [Region(0, 2, "anna"), Region(2, 2.5, "carl"), Region(2.5, 7, "ben")]
     found = attribute_speakers([Segment(1, 4, "yes"), Segment(20, 21, "no")], turns)
     assert [part.speaker for part in found] == ["ben", None]
     assert attribute_speakers([Segment(1, 4, "yes")], []) == [Segment(1, 4, "yes")]
