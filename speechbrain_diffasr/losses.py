@@ -231,7 +231,7 @@ def linear_cross_entropy(
     flat = targets.reshape(-1)
     counted = flat != ignore_index
     rows = hidden.reshape(-1, hidden.shape[-1])
-    log_probs = _token_log_probs(rows, weight, flat[:, None], counted, softcap, chunk_size)
+    log_probs = token_log_probs(rows, weight, flat[:, None], counted, softcap, chunk_size)
     losses = -log_probs.view_as(targets)
     if reduction == "none":
         return losses
@@ -333,7 +333,7 @@ def linear_ctc_loss(
     tokens = torch.nn.functional.pad(targets, (1, 0), value=blank)  # [B, 1 + U]
     tokens = tokens.repeat_interleave(num_frames, dim=0)  # [B * T, 1 + U]
     rows, keep = hidden.reshape(-1, size), (is_frame & feasible[:, None]).reshape(-1)
-    log_probs = _token_log_probs(rows, weight, tokens, keep, softcap, chunk_size)
+    log_probs = token_log_probs(rows, weight, tokens, keep, softcap, chunk_size)
     log_probs = log_probs.view(batch, num_frames, -1)  # [B, T, 1 + U]
 
     # A label that occurs twice must be one class, or CTC would not ask for a blank
@@ -414,8 +414,36 @@ def _logits(hidden, weight, softcap, dtype):
     return logits
 
 
-def _token_log_probs(hidden, weight, ids, keep, softcap, chunk_size):
-    """Log-probabilities of ids [N, K] at hidden [N, D], zero where keep [N] is False."""
+def token_log_probs(hidden, weight, ids, keep, softcap, chunk_size):
+    """Log probabilities of some tokens through an output layer, in chunks of its logits.
+
+    Arguments
+    ---------
+    hidden : torch.Tensor
+        What the output layer takes, [N, D].
+    weight : torch.Tensor
+        Of the output layer, [V, D].
+    ids : torch.Tensor
+        Tokens that are asked for at each place, [N, K].
+    keep : torch.Tensor
+        Places that count, [N]; elsewhere the result is zero.
+    softcap : float or None
+        Of the logits.
+    chunk_size : int
+        Places whose logits are in memory at once.
+
+    Returns
+    -------
+    log_probs : torch.Tensor
+        After a softmax over the whole vocabulary, [N, K].
+
+    Example
+    -------
+    >>> hidden, keep = torch.zeros(2, 3), torch.tensor([True, False])
+    >>> token_log_probs(hidden, torch.ones(4, 3), torch.tensor([[1], [2]]), keep, None, 8).exp()
+    tensor([[0.2500],
+            [1.0000]])
+    """
     device = hidden.device.type
     if torch.is_autocast_enabled(device) and hidden.dtype != torch.float64:
         hidden = hidden.to(torch.get_autocast_dtype(device))

@@ -77,7 +77,9 @@ class Tokenizer:
         ValueError
             If the vocabulary does not hold it as one token.
         """
-        index = self.backend.get_vocab().get(token)
+        # Not `get_vocab`, which makes a dictionary of the whole vocabulary, nor
+        # `convert_tokens_to_ids`, which gives the unknown token.
+        index = self.backend.backend_tokenizer.token_to_id(token)
         if index is None:
             raise ValueError(f"the tokenizer has no token {token!r}; set another one in the YAML")
         return index

@@ -9,8 +9,14 @@ import pytest
 import soundfile
 import torch
 
-from speechbrain_diffasr import audio
-from speechbrain_diffasr.audio import AudioError, check_waveform, load_audio, quiet_decoder
+from speechbrain_diffasr import audio, audio_header
+from speechbrain_diffasr.audio import (
+    AudioError,
+    AudioStream,
+    check_waveform,
+    load_audio,
+    quiet_decoder,
+)
 
 
 def tone(rate, seconds=1.0, channels=1, hertz=440.0):
@@ -214,7 +220,7 @@ def test_unreadable_files_get_one_line(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     path = write(tmp_path / "a.wav", tone(16000))
-    monkeypatch.setattr(audio, "open", refuse, raising=False)
+    monkeypatch.setattr(audio_header, "open", refuse, raising=False)
     with pytest.raises(AudioError, match=r"a\.wav: permission denied"):
         load_audio(path)
 
@@ -316,3 +322,62 @@ def test_the_decoder_is_silenced_for_its_call_only(capfd):
         os.write(2, b"inside")
     os.write(2, b"after")
     assert capfd.readouterr().err == "after"
+
+
+def vary(path, loud_first):
+    """An MP3 of frames of many sizes that nowhere says how many they are."""
+    noise = 0.3 * np.random.default_rng(0).standard_normal(10 * 16000)
+    wave = [noise, np.zeros(20 * 16000)][:: 1 if loud_first else -1]
+    write(path, np.concatenate(wave), bitrate_mode="VARIABLE", compression_level=0.5)
+    data = path.read_bytes()
+    assert b"Xing" in data[:100]
+    path.write_bytes(data[data.find(data[:2], 4) :])
+    return path
+
+
+def test_an_mp3_that_soundfile_would_cut_is_refused(tmp_path):
+    path = vary(tmp_path / "a.mp3", loud_first=True)
+    assert soundfile.info(path).frames < 10 * 16000
+    with pytest.raises(AudioError, match=r"would stop at 6\.\d of its 30\.\d s; convert it"):
+        load_audio(path)
+    whole = vary(tmp_path / "b.mp3", loud_first=False)
+    assert len(load_audio(whole)) == pytest.approx(30 * 16000, abs=2500)
+
+
+@pytest.mark.parametrize(
+    ("rate", "extension"),
+    [(16000, "wav"), (8000, "wav"), (44100, "flac"), (48000, "ogg"), (11025, "mp3"), (4001, "wav")],
+)
+def test_blocks_are_what_is_loaded_whole(tmp_path, monkeypatch, rate, extension):
+    monkeypatch.setattr(audio, "_BLOCK", 10_001)
+    rng = np.random.default_rng(0)
+    path = write(tmp_path / f"a.{extension}", 0.1 * rng.standard_normal((7 * rate, 2)), rate)
+    whole = load_audio(path)
+    stream = AudioStream(path)
+    blocks = list(stream.blocks())
+    assert len(blocks) > 3
+    assert max(map(len, blocks)) < len(whole) / 2
+    torch.testing.assert_close(torch.cat(blocks), whole, rtol=0, atol=1e-6)
+    spans = [(0, 5), (3, 40_000), (30_000, 90_000), (100_000, 100_001), (100_500, len(whole))]
+    for (first, behind), piece in zip(spans, stream.pieces(spans), strict=True):
+        torch.testing.assert_close(piece, whole[first:behind], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["nan", "cancel", "cut flac"])
+def test_blocks_refuse_what_loading_refuses(tmp_path, kind):
+    wave = 0.1 * np.random.default_rng(0).standard_normal((80_000, 2))
+    if kind == "nan":
+        wave[70_000] = np.nan
+    if kind == "cancel":
+        wave[:, 1] = -wave[:, 0]
+    if kind == "cut flac":
+        path = cut(write(tmp_path / "a.flac", wave), 0.5)
+    else:
+        path = write(tmp_path / "a.wav", wave, subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"NaN|cancel out|truncated"):
+        load_audio(path)
+    with pytest.raises(
+        AudioError, match=r"NaN or infinite samples at 4\.38 s|cancel out|truncated"
+    ):
+        list(AudioStream(path).blocks())
+    assert not any(map(torch.any, AudioStream(write(tmp_path / "0.wav", 0 * wave[:9])).blocks()))

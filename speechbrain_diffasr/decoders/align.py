@@ -8,7 +8,7 @@ import torch
 from torchaudio.functional import forced_align, merge_tokens
 
 from speechbrain_diffasr.lobes.whisper import MEL_FRAMES_PER_FRAME
-from speechbrain_diffasr.losses import _token_log_probs
+from speechbrain_diffasr.losses import token_log_probs
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def align_tokens(audio, head, tokens, lengths, blank, chunk_size=256):
     columns = columns.repeat_interleave(num_frames, dim=0)  # [B * T, 1 + U]
     inside = torch.tensor(frame_lens, device=audio.device)[:, None]
     keep = torch.arange(num_frames, device=audio.device) < inside  # [B, T]
-    log_probs = _token_log_probs(
+    log_probs = token_log_probs(
         audio.reshape(-1, size).to(head.weight.dtype),
         head.weight,
         columns,
