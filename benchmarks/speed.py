@@ -5,7 +5,7 @@
         --output benchmarks/results/h200.json
     python benchmarks/speed.py --sections stages stock --seconds 5 --largest_batch 4
 
-Without arguments the small model that comes with the code is measured on the CPU, in two minutes.
+Without arguments the small model that comes with the code is measured on the CPU, in some minutes.
 With --random the model is built from its full-size configuration with random weights, and nothing
 is downloaded: the speed does not depend on their values. Every denoising step is taken, and
 transcripts are cut to as many tokens as would be spoken, since random weights end none.
