@@ -34,8 +34,7 @@ from stages import environment
 from training import mapping
 from workload import load, make_settings
 
-from speechbrain_diffasr.audio import AudioError
-from speechbrain_diffasr.inference import check_device, default_model
+from speechbrain_diffasr.inference import AudioError, check_device, default_model
 
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 SYLLABLES_PER_SECOND = 4.0
