@@ -2,34 +2,15 @@
 
 import argparse
 import contextlib
-import json
 import logging
 import os
-import shutil
 import sys
 import warnings
 
-from tqdm import tqdm
-
 from speechbrain_diffasr import __version__
 from speechbrain_diffasr.evaluate_cli import add_evaluate
-
-TRANSCRIBE = """\
-Writes what is said in audio files.
-
-Any format that soundfile reads (WAV, FLAC, Ogg, MP3, ...) at any sample rate, with any number
-of channels. A file that cannot be transcribed gets one line on stderr and the others go on."""
-
-TRANSCRIBE_EXAMPLES = """\
-examples:
-  diffasr transcribe speech.wav
-      the transcript alone
-  diffasr transcribe *.flac --language de --output transcripts.tsv
-      a line for each file: its path, a tab, its transcript
-  diffasr transcribe a.mp3 b.mp3 --format json --steps 16
-      a JSON list; duration is in seconds, steps are the denoising steps that were taken
-
-exit status: 0 all files transcribed, 1 some were not, 2 wrong usage, 130 interrupted"""
+from speechbrain_diffasr.files import write_atomically
+from speechbrain_diffasr.transcribe_cli import add_transcribe
 
 
 class UsageError(Exception):
@@ -59,7 +40,7 @@ def build_parser():
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True
     )
-    _add_transcribe(commands)
+    add_transcribe(commands, add_model_options)
     add_evaluate(commands, add_model_options)
     return parser
 
@@ -196,63 +177,6 @@ def load_model(source, device, verbose=False):
     )
 
 
-def transcribe(args):
-    """Runs `diffasr transcribe`.
-
-    Arguments
-    ---------
-    args : argparse.Namespace
-        What `build_parser` parsed.
-
-    Returns
-    -------
-    status : int
-        0 if all files were transcribed, else 1.
-
-    Raises
-    ------
-    UsageError
-        If the model cannot be loaded or the output cannot be written.
-    """
-    check_output(args.output, args.files)
-    with quiet_libraries(args.verbose):
-        from speechbrain_diffasr.audio import AudioError, quiet_decoder
-
-        model = open_model(args)
-        results, shown, failed = {}, 0, 0
-        stream = model.stream_files(
-            args.files, args.language, args.steps, args.seed, args.batch_size
-        )
-        # disable=None shows the bar only where stderr is a terminal.
-        hidden = True if len(args.files) == 1 else None
-        with (
-            quiet_decoder() as stderr,
-            tqdm(total=len(args.files), unit="file", disable=hidden, file=stderr) as bar,
-        ):
-            for index, result in stream:
-                bar.update()
-                if isinstance(result, AudioError):
-                    tqdm.write(f"diffasr: {result}", file=stderr)
-                    failed += 1
-                    result = None
-                results[index] = result
-                # They end in another order; each is shown once all before it are there.
-                while shown in results:
-                    if args.format == "text" and args.output is None:
-                        _show(args.files, shown, results[shown])
-                    shown += 1
-    results = [
-        (path, results[index])
-        for index, path in enumerate(args.files)
-        if results[index] is not None
-    ]
-    if args.output is not None:
-        write_file(args.output, _FORMATS[args.format](results, len(args.files)), args.format)
-    elif args.format == "json":
-        print(_as_json(results, len(args.files)), end="", file=_stdout("json"), flush=True)
-    return int(failed > 0)
-
-
 def main(argv=None):
     """Runs the command line.
 
@@ -285,91 +209,37 @@ def main(argv=None):
         return 141
 
 
-def _add_transcribe(commands):
-    parser = commands.add_parser(
-        "transcribe",
-        help="write what is said in audio files",
-        description=TRANSCRIBE,
-        epilog=TRANSCRIBE_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("files", nargs="+", metavar="FILE", help="audio files")
-    parser.add_argument(
-        "--format",
-        choices=sorted(_FORMATS, reverse=True),
-        default="text",
-        help="text: the transcript alone for one file, PATH<tab>TEXT for several; json: a list "
-        "of objects with path, text, language, duration (s) and steps [default: %(default)s]",
-    )
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        help="write here, as UTF-8, when all is done [default: stdout]",
-    )
-    add_model_options(parser)
-    parser.set_defaults(run=transcribe)
-
-
-def _show(files, index, transcript):
-    """Prints a transcript past the progress bar."""
-    if transcript is not None:
-        line = _as_text([(files[index], transcript)], len(files))
-        tqdm.write(line, file=_stdout("text"), end="")
-        sys.stdout.flush()
-
-
-def _as_text(results, num_files):
-    # One line for each file, whatever the model wrote.
-    lines = [(path, " ".join(transcript.text.split())) for path, transcript in results]
-    return "".join(f"{text}\n" if num_files == 1 else f"{path}\t{text}\n" for path, text in lines)
-
-
-def _as_json(results, num_files):
-    objects = [
-        {
-            "path": path,
-            "text": transcript.text,
-            "language": transcript.language,
-            "duration": round(transcript.duration, 3),
-            "steps": transcript.steps,
-        }
-        for path, transcript in results
-    ]
-    return json.dumps(objects, ensure_ascii=False, indent=2) + "\n"
-
-
-_FORMATS = {"text": _as_text, "json": _as_json}
-
-# A file name need not be valid UTF-8: text gives its bytes back, JSON has \udcXX for them.
-_ERRORS = {"text": "surrogateescape", "json": "backslashreplace"}
+# A file name need not be valid UTF-8: lines of text give its bytes back, the others have escaped
+# or replaced them.
+_ERRORS = {"text": "surrogateescape"}
 
 
 def _stdout(kind):
     """stdout as UTF-8 whatever the locale is: transcripts have many scripts."""
     with contextlib.suppress(AttributeError):
-        sys.stdout.reconfigure(encoding="utf-8", errors=_ERRORS[kind])
+        sys.stdout.reconfigure(encoding="utf-8", errors=_ERRORS.get(kind, "backslashreplace"))
     return sys.stdout
 
 
 def write_file(path, text, kind):
-    """Writes all or nothing."""
-    path = os.path.realpath(path)
-    special = os.path.exists(path) and not os.path.isfile(path)
-    # Devices and pipes cannot be replaced by a file.
-    temporary = path if special else f"{path}.{os.getpid()}.tmp"
+    """Writes an output all or nothing.
+
+    Arguments
+    ---------
+    path : str
+    text : str
+    kind : str
+        What it holds; bytes of file names in "text" are given back.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be written; the old file is then as it was.
+    """
     try:
-        with open(temporary, "w", encoding="utf-8", errors=_ERRORS[kind]) as file:
-            file.write(text)
-        if not special:
-            if os.path.exists(path):
-                shutil.copymode(path, temporary)
-            os.replace(temporary, path)
+        write_atomically(path, text, _ERRORS.get(kind, "backslashreplace"))
     except OSError as err:
         raise UsageError(f"--output: cannot write {path!r}: {err.strerror}") from None
-    finally:
-        if not special:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(temporary)
 
 
 def check_output(output, inputs, option="--output", kind="audio files"):

@@ -1,50 +1,26 @@
 """DiffusionASR: the pretrained interface."""
 
-from collections import deque
-from dataclasses import dataclass
-from itertools import islice
+import os
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from speechbrain.inference.ASR import EncoderDecoderASR
+from speechbrain.utils.data_utils import split_path
 from speechbrain.utils.fetching import fetch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from speechbrain_diffasr.audio import AudioError, load_audio
-from speechbrain_diffasr.decoders.searcher import Utterance
+from speechbrain_diffasr.file_stream import FileStream, Request
 from speechbrain_diffasr.hub import override_yaml, save_pretrained
-from speechbrain_diffasr.scheduling import longest_first, prefetch
+from speechbrain_diffasr.longform import Transcript, as_turns
+from speechbrain_diffasr.segmentation import Segmenter
+from speechbrain_diffasr.windows import MAX_GAP
+from speechbrain_diffasr.words import WordAligner
 
 # Threads that read audio: two keep up with 500 times real time.
 READERS = 2
-# Utterances that the acoustic encoder takes at once: more bring no speed but need memory.
-ENCODED_TOGETHER = 16
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """What was heard in one utterance.
-
-    Arguments
-    ---------
-    text : str
-        The transcript.
-    tokens : list of int
-        Its tokens.
-    language : str or None
-        The language that the prompt named.
-    duration : float
-        Of the audio, in seconds.
-    steps : int
-        Denoising steps that were taken.
-    """
-
-    text: str
-    tokens: list
-    language: str | None
-    duration: float
-    steps: int
 
 
 def default_model():
@@ -216,33 +192,99 @@ class DiffusionASR(EncoderDecoderASR):
             steps=hypothesis.steps,
         )
 
-    def transcribe_file(self, path, language=None, steps=None, seed=None, **kwargs):
-        """Transcribes an audio file.
+    @cached_property
+    def aligner(self):
+        """Gives words their times and confidence, a WordAligner."""
+        return WordAligner(self.mods.encoder, self.mods.decoder)
+
+    def transcribe_file(self, path, language=None, steps=None, seed=None, savedir=None, **options):
+        """Transcribes an audio file of any length.
 
         Arguments
         ---------
         path : str or Path
-            The file.
+            The file, in any format that soundfile reads; a URL or a file of a Hub repository
+            too.
         language : str, optional
             Code of the spoken language. Default: the prompt names none.
         steps : int, optional
             Denoising steps at most. Default: the model's own.
         seed : int, optional
             Of the canvas noise. Default: the model's own.
-        **kwargs : dict
-            For `load_audio`.
+        savedir : str, optional
+            Where a remote file is kept.
+        **options : dict
+            `segmentation`, `boundaries`, `turns`, `max_gap` and `batch_size` of `transcribe_long`.
 
         Returns
         -------
         text : str
+
+        Raises
+        ------
+        AudioError
+            If the file cannot be transcribed; the message names the file and the reason.
         """
-        wav = self.load_audio(path, **kwargs)
-        return self.transcribe([wav], language, steps, seed)[0].text
+        path = self._local(path, savedir)
+        return self._transcribe_one(path, language, steps, seed, **options).text
+
+    def transcribe_long(self, path, language=None, steps=None, seed=None, words=True, **options):
+        """Transcribes an audio file of any length, with times and speakers.
+
+        The file is read in blocks; memory does not grow with it. Speech is cut into windows that
+        the model hears at once, never inside of what a detector found unless that is longer.
+
+        Arguments
+        ---------
+        path : str or Path
+            The file.
+        language, steps, seed
+            As for `transcribe_file`.
+        words : bool
+            Whether words get times and confidence. Default: True.
+        segmentation : str
+            auto, vad, fixed or none; see `Segmenter`. Default: auto.
+        boundaries : torch.Tensor or list or str or Path, optional
+            Where speech is: the tensor of SpeechBrain's `VAD.get_speech_segments`, its saved
+            file, or pairs of seconds. What lies outside is not heard, but for a margin of 0.2 s.
+            Default: it is found.
+        turns : str or Path or list of Region, optional
+            Who speaks when: an RTTM file, or what `read_rttm` made of it. Of overlapping turns
+            each moment goes to one, see `flatten_turns`. Alone they are the boundaries as well;
+            with boundaries, or another segmentation than auto, each word goes to the speaker in
+            whose turn it lies. Default: not known.
+        max_gap : float
+            Longest pause inside of a window, in seconds; see `Segmenter`. Default: 1.
+        batch_size : int
+            Windows that are decoded together. Default: 8.
+
+        Returns
+        -------
+        transcript : LongTranscript
+            With `text`, `segments`, `words` and `speakers`; empty if nobody speaks.
+
+        Raises
+        ------
+        AudioError
+            If the file cannot be transcribed.
+        BoundaryError
+            If boundaries or turns cannot be used.
+
+        Example
+        -------
+        >>> asr = DiffusionASR.from_hparams(source=default_model())
+        >>> sample = Path(default_model()) / "samples" / "de_1.wav"
+        >>> transcript = asr.transcribe_long(sample, boundaries=[(0.1, 1.5)])
+        >>> [word.text for word in transcript.words]
+        ['ich', 'weiß', 'es', 'nicht', 'mehr']
+        """
+        transcript = self._transcribe_one(path, language, steps, seed, words=words, **options)
+        return transcript.named(path)
 
     def transcribe_files(
-        self, paths, language=None, steps=None, seed=None, batch_size=8, progress=False
+        self, paths, language=None, steps=None, seed=None, batch_size=8, progress=False, **options
     ):
-        """Transcribes many files, `batch_size` at a time.
+        """Transcribes many files of any length, `batch_size` at a time.
 
         Arguments
         ---------
@@ -251,9 +293,11 @@ class DiffusionASR(EncoderDecoderASR):
         language, steps, seed
             As for `transcribe_file`.
         batch_size : int
-            Files that are decoded together. Default: 8.
+            Windows that are decoded together. Default: 8.
         progress : bool
             Whether to show a progress bar. Default: False.
+        **options : dict
+            For `stream_files`.
 
         Returns
         -------
@@ -261,7 +305,7 @@ class DiffusionASR(EncoderDecoderASR):
             In the order of `paths`.
         """
         texts = [None] * len(paths)
-        results = self.stream_files(paths, language, steps, seed, batch_size)
+        results = self.stream_files(paths, language, steps, seed, batch_size, **options)
         for index, result in tqdm(results, total=len(paths), unit="file", disable=not progress):
             if isinstance(result, AudioError):
                 raise result
@@ -269,12 +313,23 @@ class DiffusionASR(EncoderDecoderASR):
         return texts
 
     def stream_files(
-        self, paths, language=None, steps=None, seed=None, batch_size=8, workers=READERS
+        self,
+        paths,
+        language=None,
+        steps=None,
+        seed=None,
+        batch_size=8,
+        workers=READERS,
+        segmentation="auto",
+        boundaries=None,
+        turns=None,
+        words=False,
+        max_gap=MAX_GAP,
     ):
-        """Transcribes many files and gives each as soon as it is done.
+        """Transcribes many files of any length and gives each as soon as it is done.
 
-        Files are read ahead in threads and decoded longest first; an utterance that ends makes
-        room for the next. None of this changes a transcript.
+        Files are read ahead in threads and decoded longest first; a window that ends makes room
+        for the next, of whatever file. None of this changes a transcript.
 
         Arguments
         ---------
@@ -287,51 +342,72 @@ class DiffusionASR(EncoderDecoderASR):
         seed : int or list, optional
             Of the canvas noise, for all or for each. Default: the model's own.
         batch_size : int
-            Files that are decoded together. Default: 8.
+            Windows that are decoded together. Default: 8.
         workers : int
             Threads that read files. Default: 2.
+        segmentation : str
+            For all; see `Segmenter`. Default: auto.
+        boundaries, turns : list, optional
+            For each file what `transcribe_long` takes, or None. Default: not known.
+        words : bool
+            Whether segments get words with times. Default: False.
+        max_gap : float
+            Longest pause inside of a window, in seconds; see `Segmenter`. Default: 1.
 
         Returns
         -------
         results : iterator of (int, Transcript or AudioError)
             Place of the file in `paths`, and its transcript or why there is none.
+
+        Raises
+        ------
+        ValueError
+            If an argument is wrong.
         """
+        paths = list(paths)
+        count = len(paths)
         default = self.mods.decoder.language if language is None else language
-        languages = _for_each("language", default, len(paths))
-        seeds = _for_each("seed", seed, len(paths))
-        failed = deque()
+        self.mods.decoder.sampler.check_steps(steps)
+        requests = [
+            Request(*parts)
+            for parts in zip(
+                paths,
+                _for_each("language", default, count),
+                _for_each("seed", seed, count),
+                _for_each("boundaries", boundaries, count),
+                _for_each("turns", turns, count),
+                strict=True,
+            )
+        ]
+        segmenter = Segmenter(self.max_seconds, segmentation, self.sample_rate, max_gap)
+        return FileStream(self, segmenter, batch_size, workers, steps, words)(requests)
 
-        def read(index):
-            try:
-                return index, load_audio(paths[index], self.sample_rate, self.max_seconds)
-            except AudioError as error:
-                return index, error
+    def _transcribe_one(
+        self, path, language, steps, seed, boundaries=None, turns=None, batch_size=8, **options
+    ):
+        """The transcript of one file."""
+        turns = None if turns is None else as_turns(turns, path)
+        results = self.stream_files(
+            [path],
+            language,
+            steps,
+            seed,
+            batch_size,
+            boundaries=[boundaries],
+            turns=[turns],
+            **options,
+        )
+        ((_, result),) = results
+        if isinstance(result, AudioError):
+            raise result
+        return result
 
-        def utterances():
-            ahead = prefetch(read, longest_first(paths), workers, ahead=2 * batch_size)
-            while part := list(islice(ahead, min(batch_size, ENCODED_TOGETHER))):
-                failed.extend(both for both in part if isinstance(both[1], AudioError))
-                part = [both for both in part if not isinstance(both[1], AudioError)]
-                if not part:
-                    continue
-                indices, wavs = zip(*part, strict=True)
-                lens = torch.tensor([len(wav) for wav in wavs])
-                audio = self.encode_batch(pad_sequence(wavs, batch_first=True), lens / lens.max())
-                for index, row, length in zip(indices, audio, lens.tolist(), strict=True):
-                    seconds = length / self.sample_rate
-                    key = index, seconds
-                    yield Utterance(row, key, languages[index], seeds[index], seconds)
-
-        def results(hypotheses):
-            for hypothesis in hypotheses:
-                while failed:
-                    yield failed.popleft()
-                index, seconds = hypothesis.key
-                yield index, self._transcript(hypothesis, languages[index], seconds)
-            yield from failed
-
-        with self.inference_ctx:
-            return results(self.mods.decoder.stream(utterances(), batch_size, steps))
+    def _local(self, path, savedir):
+        """The path of a file that may have to be fetched."""
+        if "://" not in str(path):
+            return path
+        source, name = split_path(str(path))
+        return os.fspath(fetch(name, source=source, savedir=savedir))
 
     def transcribe_batch(self, wavs, wav_lens, language=None, steps=None, seed=None, callback=None):
         """Transcribes a padded batch.

@@ -6,25 +6,19 @@ import os
 import subprocess
 import sys
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from speechbrain_diffasr import cli
+from speechbrain_diffasr import cli, files
 from speechbrain_diffasr.audio import AudioError, load_audio
+from speechbrain_diffasr.longform import Transcript
+from speechbrain_diffasr.segments import Segment, Word
+from speechbrain_diffasr.transcript_json import FORMAT, VERSION
 
 MODEL = Path(__file__).parents[1] / "pretrained" / "diffasr-tiny"
-
-
-@dataclass(frozen=True)
-class Heard:
-    text: str
-    language: str | None
-    duration: float
-    steps: int
 
 
 class Recognizer:
@@ -37,9 +31,10 @@ class Recognizer:
     def __init__(self):
         self.asked = []
 
-    def stream_files(self, paths, *asked):
+    def stream_files(self, paths, *asked, **options):
         """The last file is done first."""
         self.asked.append((len(paths), *asked))
+        self.options = options
         language, steps, *_ = asked
         for index in reversed(range(len(paths))):
             try:
@@ -47,8 +42,13 @@ class Recognizer:
             except AudioError as error:
                 yield index, error
                 continue
-            text = f"स्तर  {10 * float(wav.max()):.0f}\n"
-            yield index, Heard(text, language, len(wav) / 16000, steps or 7)
+            text, seconds = f"स्तर  {10 * float(wav.max()):.0f}\n", len(wav) / 16000
+            segment = Segment(0.0, seconds, text)
+            if options["words"]:
+                words = [Word(text.split()[0], 0.0, seconds / 2, 0.75, False)]
+                words.append(Word(text.split()[1], seconds / 2, seconds, 0.5, True))
+                segment = Segment.from_words(words, 0.0, seconds, None, language)
+            yield index, Transcript(text, [], language, seconds, steps or 7, (segment,))
 
 
 @pytest.fixture
@@ -86,10 +86,52 @@ def test_json_is_a_list_in_the_order_of_the_inputs(model, folder, capfd):
     out, err = capfd.readouterr()
     assert err == ""
     assert "स्तर" in out
-    assert json.loads(out) == [
-        {"path": "2.wav", "text": "स्तर  2\n", "language": "hi", "duration": 0.2, "steps": 4},
-        {"path": "1.wav", "text": "स्तर  1\n", "language": "hi", "duration": 0.1, "steps": 4},
+    told = json.loads(out)
+    first = ("path", "text", "language", "duration", "steps")
+    assert [list(entry)[:5] for entry in told] == [list(first)] * 2
+    assert [tuple(entry[name] for name in first) for entry in told] == [
+        ("2.wav", "स्तर 2", "hi", 0.2, 4),
+        ("1.wav", "स्तर 1", "hi", 0.1, 4),
     ]
+    assert [(entry["format"], entry["version"]) for entry in told] == [(FORMAT, VERSION)] * 2
+    (segment,) = told[0]["segments"]
+    assert [word["text"] for word in segment["words"]] == ["स्तर", "2"]
+    assert (segment["start"], segment["end"], segment["words"][0]["confidence"]) == (0, 0.2, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("srt", "1\n00:00:00,000 --> 00:00:00,200\nस्तर 2\n"),
+        ("vtt", "WEBVTT\n\n00:00:00.000 --> 00:00:00.200\nस्तर 2\n"),
+        ("ctm", "2 1 0.000 0.100 स्तर 0.7500\n2 1 0.100 0.100 2 0.5000\n"),
+        ("rttm", "SPEAKER 2 0 0.0 0.2 <NA> <NA> unknown <NA> <NA>\n"),
+        ("textgrid", 'File type = "ooTextFile"\n'),
+    ],
+)
+def test_every_format(model, folder, capfd, kind, expected):
+    assert transcribe("2.wav", "--format", kind) == 0
+    assert capfd.readouterr().out.startswith(expected)
+    assert model.options["words"]
+
+
+def test_recordings_share_a_file_of_columns(model, folder, capfd):
+    assert transcribe("2.wav", "1.wav", "--format", "ctm") == 0
+    assert [line.split()[0] for line in capfd.readouterr().out.splitlines()] == list("2211")
+
+
+def test_the_options_of_long_audio_reach_the_model(model, folder):
+    Path("vad.txt").write_text("segment_001  0.00  0.05 SPEECH\n")
+    Path("a.rttm").write_text("SPEAKER x 0 0 0.1 <NA> <NA> anna <NA> <NA>\n")
+    options = ["--boundaries", "vad.txt", "--rttm", "a.rttm", "--segment", "fixed"]
+    assert transcribe("1.wav", *options, "--max-gap", "0.5") == 0
+    assert model.options == {
+        "segmentation": "fixed",
+        "boundaries": ["vad.txt"],
+        "turns": ["a.rttm"],
+        "words": False,
+        "max_gap": 0.5,
+    }
 
 
 def test_the_options_reach_the_model(model, folder):
@@ -180,7 +222,7 @@ def test_the_output_is_all_or_nothing(model, folder, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.os, "replace", interrupt)
+    monkeypatch.setattr(files.os, "replace", interrupt)
     assert transcribe("1.wav", "--output", output) == 130
     assert output.read_text() == "before"
     assert not list(folder.glob("*.tmp"))
@@ -220,6 +262,17 @@ def test_an_interrupt_is_silent(model, folder, capfd, monkeypatch):
         (["transcribe", "1.wav", "--output", "."], "'.' is a folder"),
         (["transcribe", "1.wav", "--output", "no/where"], "there is no folder"),
         (["transcribe", "2.wav", "1.wav", "--output", "./1.wav"], "one of the audio files"),
+        (["transcribe", "1.wav", "2.wav", "--format", "srt"], "srt holds one recording"),
+        (["transcribe", "1.wav", "2.wav", "--boundaries", "v"], "they are of one recording"),
+        (["transcribe", "1.wav", "--boundaries", "v.txt"], "v.txt: no such file"),
+        (["transcribe", "1.wav", "--rttm", "1.wav"], "1.wav: not a text file"),
+        (["transcribe", "1.wav", "--max-gap", "-1"], "'-1' is not a number of seconds"),
+        (["transcribe", "1.wav", "--segment", "words"], "invalid choice: 'words'"),
+        (["transcribe", "1.wav", "--watch", "--format", "srt"], "--watch: shows whole"),
+        (["transcribe", "1.wav", "--manifest", "."], "or a --manifest"),
+        (["transcribe", "--manifest", "."], "name a folder for the transcripts with --output"),
+        (["transcribe", "--manifest", "a.csv", "--output", "out"], "a.csv: cannot be read"),
+        (["transcribe", "--manifest", "1.wav", "--output", "out"], "no column 'wav'"),
     ],
 )
 def test_wrong_usage_gets_one_line(model, folder, capfd, arguments, reason):

@@ -1,0 +1,210 @@
+"""Recordings of any length: which windows of them are heard."""
+
+import importlib.util
+import threading
+from collections import deque
+
+import torch
+
+from speechbrain_diffasr.audio_header import audio_error, check_length
+from speechbrain_diffasr.boundaries import BoundaryError
+from speechbrain_diffasr.longform import Plan
+from speechbrain_diffasr.silero import SAMPLE_RATE, SileroVAD
+from speechbrain_diffasr.windows import MAX_GAP, OVERLAP, fixed_windows, pack_regions, pad_regions
+
+SEGMENTATIONS = ("auto", "vad", "fixed", "none")
+# Heard before and behind what a detector or a diarizer found, since they cut speech short.
+MARGIN = 0.2  # s
+# Boundaries may reach so far behind the end of the audio: they are rounded.
+_BEYOND = 1.0  # s
+# A window without a louder sample than this is silent: three steps of 16 bits.
+_SILENT = 1e-4
+# No gap is as short: regions that touch are not heard together either.
+_NO_GAP = -1.0  # s
+_LEVEL_HOP = 0.01  # s
+_LEVELS_AVERAGED = 20
+
+
+class Segmenter:
+    """Decides which windows of a recording are heard.
+
+    Arguments
+    ---------
+    max_seconds : float
+        Longest window.
+    segmentation : str
+        ``vad``: speech as silero-vad finds it. ``fixed``: windows that overlap, whose texts are
+        joined at their seams. ``none``: audio that is longer than a window is refused. ``auto``:
+        audio that fits a window is heard whole, longer audio by silero-vad if it is installed,
+        otherwise in fixed windows. Default: auto.
+    sample_rate : int
+        Samples per second. Default: 16000.
+    max_gap : float
+        Longest pause inside of a window, in seconds: what lies closer is heard together, as far
+        as it fits. 0 hears every stretch of speech by itself. Default: 1.
+
+    Raises
+    ------
+    ValueError
+        If the segmentation is unknown, or silero-vad is asked for and not installed.
+
+    Example
+    -------
+    >>> from speechbrain.dataio import audio_io
+    >>> from speechbrain_diffasr.audio import AudioStream
+    >>> from speechbrain_diffasr.segments import Region
+    >>> path = getfixture("tmp_path") / "noise.wav"
+    >>> audio_io.save(path, 0.1 * torch.rand(1, 144000), 16000)
+    >>> plan = Segmenter(6.0, "fixed").plan(AudioStream(path))
+    >>> [(window.start, window.end) for window in plan.windows]
+    [(0.0, 5.5), (3.5, 9.0)]
+    >>> plan = Segmenter(6.0).plan(AudioStream(path), [Region(1, 3), Region(3.5, 5)])
+    >>> [(window.start, window.end) for window in plan.windows]
+    [(0.8, 5.2)]
+    """
+
+    def __init__(self, max_seconds, segmentation="auto", sample_rate=16000, max_gap=MAX_GAP):
+        if segmentation not in SEGMENTATIONS:
+            raise ValueError(
+                f"segmentation: {segmentation!r} is unknown; choose {', '.join(SEGMENTATIONS)}"
+            )
+        self.max_seconds = max_seconds
+        self.segmentation = segmentation
+        self.sample_rate = sample_rate
+        self.max_gap = max_gap
+        self.has_vad = sample_rate == SAMPLE_RATE and (
+            segmentation == "vad" or importlib.util.find_spec("silero_vad") is not None
+        )
+        self._detectors = threading.local()
+        if segmentation == "vad":
+            if not self.has_vad:
+                raise BoundaryError(
+                    f"segmentation: silero-vad hears {SAMPLE_RATE} Hz and the model {sample_rate}"
+                )
+            self._detector()
+
+    def hears_whole(self, stream, regions=None):
+        """Whether a file is one utterance.
+
+        Arguments
+        ---------
+        stream : AudioStream
+        regions : list of Region, optional
+            Where speech is. Default: not known.
+
+        Returns
+        -------
+        whole : bool
+
+        Raises
+        ------
+        AudioError
+            If it is longer than a window and is not to be cut.
+        """
+        if regions is not None or self.segmentation in ("vad", "fixed"):
+            return False
+        if self.segmentation == "none":
+            header = stream.header
+            check_length(stream.path, header.frames, header.samplerate, self.max_seconds)
+        return stream.fits(self.max_seconds)
+
+    def plan(self, stream, regions=None):
+        """Reads a file once and decides which windows of it are heard.
+
+        Arguments
+        ---------
+        stream : AudioStream
+        regions : list of Region, optional
+            Where speech is; none overlaps another. Default: it is found.
+
+        Returns
+        -------
+        plan : Plan
+
+        Raises
+        ------
+        AudioError
+            If the file is damaged, or the regions reach behind its end.
+        """
+        levels = _Levels(stream.sample_rate)
+        blocks = levels.watch(stream.blocks())
+        by_vad = regions is None and self.segmentation != "fixed" and self.has_vad
+        if by_vad:
+            regions = self._detector()(blocks)
+        else:
+            deque(blocks, maxlen=0)
+        duration = levels.length / stream.sample_rate
+        if regions is None:
+            overlap = min(OVERLAP, self.max_seconds / 3)
+            windows = fixed_windows(duration, self.max_seconds, overlap)
+            return Plan(duration, tuple(windows), overlapping=True)
+        behind = max((region.end for region in regions), default=0.0)
+        if behind > duration + _BEYOND:
+            raise audio_error(
+                stream.path,
+                f"boundaries reach to {behind:.2f} s, but the audio lasts {duration:.2f} s; "
+                "they belong to another recording",
+            )
+        padded = pad_regions(regions, MARGIN, duration)
+        # Margins have made the pauses shorter.
+        gap = self.max_gap - 2 * MARGIN if self.max_gap else _NO_GAP
+        windows = pack_regions(padded, self.max_seconds, gap, levels.quietest)
+        return Plan(duration, tuple(windows), tuple(regions))
+
+    def _detector(self):
+        """One for each thread, since it remembers what it has heard."""
+        if not hasattr(self._detectors, "vad"):
+            self._detectors.vad = SileroVAD()
+        return self._detectors.vad
+
+
+class _Levels:
+    """Loudness of a recording in steps of 10 ms: 1.4 MB for an hour."""
+
+    def __init__(self, sample_rate):
+        self.hop = round(_LEVEL_HOP * sample_rate)
+        self.sample_rate = sample_rate
+        self.length = 0
+        self._rest = torch.zeros(0)
+        self._levels = []
+
+    def watch(self, blocks):
+        """Hands blocks on and measures them."""
+        for block in blocks:
+            self.length += len(block)
+            wav = torch.cat([self._rest, block])
+            whole = len(wav) // self.hop * self.hop
+            self._levels.append(wav[:whole].view(-1, self.hop).square().mean(dim=1))
+            self._rest = wav[whole:].clone()
+            yield block
+
+    def quietest(self, low, high):
+        """The middle of the quietest 0.2 s between two times."""
+        step = self.hop / self.sample_rate
+        if len(self._levels) > 1:
+            self._levels = [torch.cat(self._levels)]
+        levels = self._levels[0][int(low / step) : int(high / step)]
+        if len(levels) < _LEVELS_AVERAGED:
+            return (low + high) / 2
+        energy = torch.nn.functional.avg_pool1d(levels[None], _LEVELS_AVERAGED, 1)[0]
+        return low + (int(energy.argmin()) + _LEVELS_AVERAGED / 2) * step
+
+
+def is_silent(wav):
+    """Whether nothing can be heard in a waveform, not even noise.
+
+    Arguments
+    ---------
+    wav : torch.Tensor
+        [T].
+
+    Returns
+    -------
+    silent : bool
+
+    Example
+    -------
+    >>> is_silent(torch.zeros(100)), is_silent(torch.full((100,), 0.01))
+    (True, False)
+    """
+    return not len(wav) or float(wav.abs().max()) < _SILENT

@@ -1,0 +1,365 @@
+"""The command `diffasr transcribe`."""
+
+import argparse
+import functools
+import json
+import sys
+from operator import itemgetter
+
+from tqdm import tqdm
+
+TRANSCRIBE = """\
+Writes what is said in audio files of any length.
+
+Any format that soundfile reads (WAV, FLAC, Ogg, MP3, ...) at any sample rate, with any number
+of channels. Audio that is longer than the model hears at once is cut where nobody speaks, if
+silero-vad is installed, and otherwise into windows that overlap; memory does not grow with it.
+A file that cannot be transcribed gets one line on stderr and the others go on."""
+
+TRANSCRIBE_EXAMPLES = """\
+examples:
+  diffasr transcribe speech.wav
+      the transcript alone
+  diffasr transcribe *.flac --language de --output transcripts.tsv
+      a line for each file: its path, a tab, its transcript
+  diffasr transcribe talk.mp3 --format srt --output talk.srt
+      captions
+  diffasr transcribe meeting.wav --rttm meeting.rttm --format vtt
+      with the speakers that a diarizer found
+  diffasr transcribe a.mp3 b.mp3 --format json --steps 16
+      a JSON list; all times are in seconds, steps are the denoising steps that were taken
+  diffasr transcribe --manifest recordings/ --output transcripts/ --format json
+      a file for each; stopped or killed, the same command goes on
+
+exit status: 0 all files transcribed, 1 some were not, 2 wrong usage, 130 interrupted"""
+
+# Keys of `writers.FORMATS`, which would load torch; text is another here.
+FORMATS = ("text", "srt", "vtt", "json", "ctm", "rttm", "textgrid")
+# Of these, several recordings can be in one file.
+_JOINABLE = ("text", "json", "ctm", "rttm")
+# Words need an alignment, which takes time, so not where they are not shown.
+_WORDLESS = ("text",)
+
+
+def transcribe(args):
+    """Runs `diffasr transcribe`.
+
+    Arguments
+    ---------
+    args : argparse.Namespace
+        What the command line holds.
+
+    Returns
+    -------
+    status : int
+        0 if all files were transcribed, else 1.
+
+    Raises
+    ------
+    UsageError
+        If the model cannot be loaded, a file of boundaries cannot be used, or the output cannot
+        be written.
+    """
+    from speechbrain_diffasr import cli
+
+    _check(args)
+    if args.manifest is not None:
+        return _transcribe_manifest(args)
+    cli.check_output(args.output, args.files)
+    with cli.quiet_libraries(args.verbose):
+        from speechbrain_diffasr.audio import AudioError, quiet_decoder
+
+        model = cli.open_model(args)
+        stream = _stream(model, args, args.files, args.language)
+        results, shown, failed = {}, 0, 0
+        # disable=None shows the bar only where stderr is a terminal.
+        hidden = True if len(args.files) == 1 or args.watch else None
+        with (
+            quiet_decoder() as stderr,
+            tqdm(total=len(args.files), unit="file", disable=hidden, file=stderr) as bar,
+        ):
+            for index, result in stream(stderr):
+                bar.update()
+                if isinstance(result, AudioError):
+                    tqdm.write(f"diffasr: {result}", file=stderr)
+                    failed += 1
+                    result = None
+                results[index] = result
+                # They end in another order; each is shown once all before it are there.
+                while shown in results:
+                    if args.format == "text" and args.output is None:
+                        _show(args.files, shown, results[shown])
+                    shown += 1
+    heard = [(path, results[index]) for index, path in enumerate(args.files) if results[index]]
+    if args.output is not None:
+        cli.write_file(args.output, _formatted(heard, args), args.format)
+    elif args.format != "text":
+        print(_formatted(heard, args), end="", file=cli._stdout(args.format), flush=True)
+    return int(failed > 0)
+
+
+def add_transcribe(commands, add_model_options):
+    """Adds the subcommand.
+
+    Arguments
+    ---------
+    commands : argparse._SubParsersAction
+    add_model_options : callable
+        Takes the parser.
+    """
+    parser = commands.add_parser(
+        "transcribe",
+        help="write what is said in audio files",
+        description=TRANSCRIBE,
+        epilog=TRANSCRIBE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("files", nargs="*", metavar="FILE", help="audio files")
+    parser.add_argument(
+        "--manifest",
+        metavar="CSV|FOLDER",
+        help="instead of files: a folder that is searched for audio, or a CSV file with the "
+        "column wav, and perhaps ID and lang; each gets a file of its own in the folder --output, "
+        "and what is there already is not done again",
+    )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="text",
+        help="text: the transcript alone for one file, PATH<tab>TEXT for several; srt, vtt: "
+        "captions; json: a list of objects with path, text, language, duration (s), steps, and "
+        "the segments with words and times; ctm: words; rttm: speakers and words; textgrid: for "
+        "Praat [default: %(default)s]",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="PATH",
+        help="write here, as UTF-8, when all is done; with --manifest the folder for the "
+        "outputs [default: stdout]",
+    )
+    options = parser.add_argument_group("long audio")
+    options.add_argument(
+        "--segment",
+        choices=("auto", "vad", "fixed", "none"),
+        default="auto",
+        help="auto: what the model hears at once as one piece, longer audio by vad if silero-vad "
+        "is installed, otherwise fixed; vad: where silero-vad finds speech; fixed: windows that "
+        "overlap; none: refuse longer audio [default: %(default)s]",
+    )
+    options.add_argument(
+        "--boundaries",
+        metavar="FILE",
+        help="where speech is in the one audio file, as SpeechBrain's VAD.save_boundaries writes "
+        "it; what lies outside is not heard",
+    )
+    options.add_argument(
+        "--rttm",
+        metavar="FILE",
+        help="who speaks when, as diarizers write it; alone it is also where speech is, with "
+        "--boundaries or --segment vad or fixed each word goes to the speaker of its time",
+    )
+    options.add_argument(
+        "--max-gap",
+        type=_seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="longest pause between what is heard together; 0 hears every stretch of speech by "
+        "itself [default: %(default)s]",
+    )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="show on stderr how the canvas settles; one file after the other, none longer than "
+        "the model hears at once",
+    )
+    add_model_options(parser)
+    parser.set_defaults(run=transcribe)
+
+
+def _check(args):
+    """Finds what does not go together."""
+    from speechbrain_diffasr import cli
+
+    if bool(args.files) == (args.manifest is not None):
+        raise cli.UsageError("name audio files (FILE ...), or a --manifest; see --help")
+    if args.manifest is not None and args.output is None:
+        raise cli.UsageError("--manifest: name a folder for the transcripts with --output")
+    if args.boundaries is not None and (args.manifest is not None or len(args.files) > 1):
+        raise cli.UsageError("--boundaries: they are of one recording; name one audio file")
+    if args.manifest is None and len(args.files) > 1 and args.format not in _JOINABLE:
+        raise cli.UsageError(
+            f"--format: {args.format} holds one recording; name one audio file, or use --manifest"
+        )
+    cut = args.boundaries or args.rttm or args.segment in ("vad", "fixed")
+    if args.watch and (cut or args.manifest is not None or args.format not in ("text", "json")):
+        raise cli.UsageError(
+            "--watch: shows whole utterances; without --manifest, --segment, --boundaries, --rttm "
+            "and with --format text or json"
+        )
+
+
+def _stream(model, args, paths, languages):
+    """What gives the results of files; it takes the file to watch on."""
+    from speechbrain_diffasr import cli
+
+    if args.watch:
+        from speechbrain_diffasr.watch import watch_files
+
+        return functools.partial(watch_files, model, paths, args.language, args.steps, args.seed)
+    from speechbrain_diffasr.boundaries import BoundaryError, read_boundaries
+
+    turns = boundaries = None
+    try:
+        if args.rttm is not None:
+            _check_turns(args.rttm, paths)
+            turns = [args.rttm] * len(paths)
+        if args.boundaries is not None:
+            boundaries = [args.boundaries]
+            read_boundaries(args.boundaries, model.sample_rate)
+    except BoundaryError as err:
+        raise cli.UsageError(str(err)) from None
+    try:
+        results = model.stream_files(
+            paths,
+            languages,
+            args.steps,
+            args.seed,
+            args.batch_size,
+            segmentation=args.segment,
+            boundaries=boundaries,
+            turns=turns,
+            words=args.format not in _WORDLESS,
+            max_gap=args.max_gap,
+        )
+    except BoundaryError as err:
+        raise cli.UsageError(f"--segment: {err}") from None
+    return lambda _: results
+
+
+def _check_turns(rttm, paths):
+    """Refuses an RTTM file that is of none of the files; one that lacks some only fails those."""
+    from speechbrain_diffasr.boundaries import BoundaryError
+    from speechbrain_diffasr.longform import as_turns
+
+    first = None
+    for path in paths:
+        try:
+            as_turns(rttm, path, only=len(paths) == 1)
+            return
+        except BoundaryError as err:
+            first = first or err
+    if first is not None:
+        raise first
+
+
+def _transcribe_manifest(args):
+    """Runs a batch that can be resumed."""
+    from speechbrain_diffasr import cli
+
+    with cli.quiet_libraries(args.verbose):
+        from speechbrain_diffasr.audio import AudioError, quiet_decoder
+        from speechbrain_diffasr.batch import FAILURES, Batch, BatchError, read_manifest
+
+        try:
+            items = read_manifest(args.manifest)
+        except BatchError as err:
+            raise cli.UsageError(f"--manifest: {err}") from None
+        model = cli.open_model(args)
+        wrong = [one for one in items if one.language and one.language not in model.languages]
+        if wrong and args.language is None:
+            raise cli.UsageError(
+                f"--manifest: {wrong[0].name}: unknown language {wrong[0].language!r}; the model "
+                f"knows {', '.join(model.languages)}"
+            )
+        names = ("model", "language", "steps", "seed", "segment", "rttm", "max_gap")
+        settings = {name: getattr(args, name) for name in names}
+        kind = {"text": "txt"}.get(args.format, args.format)
+        failures = []
+        try:
+            with (
+                Batch(items, args.output, kind, settings) as batch,
+                quiet_decoder() as stderr,
+                tqdm(total=len(batch.pending()), unit="file", disable=None, file=stderr) as bar,
+            ):
+
+                def stream(pending):
+                    languages = [args.language or item.language for item in pending]
+                    paths = [item.path for item in pending]
+                    return _stream(model, args, paths, languages)(stderr)
+
+                def report(item, result):
+                    bar.update()
+                    if isinstance(result, AudioError):
+                        failures.append(str(result))
+
+                summary = batch.run(stream, report)
+        except BatchError as err:
+            raise cli.UsageError(f"--output: {err}") from None
+    for line in sorted(failures):
+        print(f"diffasr: {line}", file=sys.stderr)
+    listed = f", listed in {batch.folder / FAILURES}" if summary.failures else ""
+    print(f"{summary}{listed}", file=cli._stdout("text"), flush=True)
+    return int(summary.failures > 0)
+
+
+def _show(files, index, transcript):
+    """Prints a transcript past the progress bar."""
+    from speechbrain_diffasr import cli
+
+    if transcript is not None:
+        line = _as_text([(files[index], transcript)], len(files))
+        tqdm.write(line, file=cli._stdout("text"), end="")
+        sys.stdout.flush()
+
+
+def _formatted(heard, args):
+    """All transcripts in one text."""
+    from speechbrain_diffasr import cli
+
+    if args.format == "text":
+        return _as_text(heard, len(args.files))
+    if args.format == "json":
+        return _as_json(heard)
+    from speechbrain_diffasr.writers import FORMATS as WRITERS
+    from speechbrain_diffasr.writers import WriterError
+
+    try:
+        return "".join(WRITERS[args.format](result.named(path)) for path, result in heard)
+    except WriterError as err:
+        raise cli.UsageError(f"--format: {err}") from None
+
+
+def _as_text(heard, num_files):
+    from speechbrain_diffasr.writers import format_text
+
+    if num_files == 1 and any(part.speaker for _, result in heard for part in result.segments):
+        return "".join(format_text(result.named(path)) for path, result in heard)
+    # One line for each file, whatever the model wrote.
+    lines = [(path, " ".join(result.text.split())) for path, result in heard]
+    return "".join(f"{text}\n" if num_files == 1 else f"{path}\t{text}\n" for path, text in lines)
+
+
+def _as_json(heard):
+    from speechbrain_diffasr.transcript_json import format_json
+
+    first = itemgetter("text", "language", "duration")
+    objects = []
+    for path, result in heard:
+        content = json.loads(format_json(result.named(path)))
+        named = dict(
+            zip(("text", "language", "duration"), first(content), strict=True), steps=result.steps
+        )
+        objects.append({"path": content.pop("audio"), **named, **content})
+    text = json.dumps(objects, ensure_ascii=False, indent=2) + "\n"
+    # File names need not be valid UTF-8: what stands for their bytes is escaped.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _seconds(text):
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
+    return seconds
