@@ -20,7 +20,7 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
-from stages import environment, print_table, random_model
+from common import environment, print_table, random_model
 
 from speechbrain_diffasr.brain import DiffusionBrain
 from speechbrain_diffasr.dataio import make_datasets, make_train_loader

@@ -30,7 +30,7 @@ from pathlib import Path
 import soundfile
 import torch
 import transformers
-from stages import environment
+from common import environment
 from training import mapping
 from workload import load, make_settings
 

@@ -52,7 +52,7 @@ import speed_report
 import speed_sections
 import torch
 import transformers
-from stages import environment
+from common import environment
 from training import mapping
 from workload import Timer, free_memory, is_out_of_memory, load, make_settings
 

@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from stages import print_table
+from common import print_table
 
 # Colours that the colour-blind can tell apart (https://jfly.uni-koeln.de/color/).
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"

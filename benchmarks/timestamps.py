@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import environment, print_table
 from known_words import add_noise, join_digits, speak_sentences
 from speechbrain.utils.edit_distance import alignment, op_table
-from stages import environment, print_table
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 

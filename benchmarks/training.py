@@ -24,11 +24,11 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
+from common import environment, print_table, random_model
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.distributed import ddp_init_group, if_main_process
-from stages import environment, print_table, random_model
 
 from speechbrain_diffasr.brain import DiffusionBrain
 from speechbrain_diffasr.hub import TRAINED

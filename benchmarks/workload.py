@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
-from stages import random_model
+from common import random_model
 
 from speechbrain_diffasr.decoders.sampler import EntropyBoundSampler
 from speechbrain_diffasr.inference import DiffusionASR

@@ -15,7 +15,7 @@ def parts():
     import sys
 
     sys.path.insert(0, str(ROOT / "benchmarks"))
-    from stages import FULL_SIZE
+    from common import FULL_SIZE
 
     path = ROOT / "pretrained" / "diffusion-gemma-asr" / "hyperparams.yaml"
     with torch.device("meta"):

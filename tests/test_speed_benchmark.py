@@ -151,8 +151,8 @@ def test_operations_before_the_language_model(asr):
 
 def test_floors_at_full_size_follow_from_the_published_size():
     """25.25 B parameters, of which a token meets 8 of 128 experts in each of 30 layers."""
+    from common import FULL_SIZE
     from floors import Machine, denoising_step, experts_hit, prefill
-    from stages import FULL_SIZE
 
     config = DiffusionGemmaTextConfig(**FULL_SIZE["base_config"])
     assert experts_hit(128, 8, 192) == pytest.approx(128, rel=1e-4)

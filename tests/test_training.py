@@ -172,7 +172,7 @@ def print_languages():
 
 def test_weights_of_a_checkpoint_take_less_than_180_mb_at_full_size():
     sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-    from stages import FULL_SIZE
+    from common import FULL_SIZE
 
     path = Path(REPOSITORY, "pretrained", "diffusion-gemma-asr", "hyperparams.yaml")
     with torch.device("meta"):

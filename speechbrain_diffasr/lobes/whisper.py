@@ -180,14 +180,15 @@ class WhisperEncoder(nn.Module):
         """
         weight = self.encoder.conv1.weight
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
-            if torch.is_grad_enabled() or self.training or len(mels) > CAPTURED_BATCH:
+            trains = torch.is_grad_enabled() or self.training
+            if trains or not mels.is_cuda or len(mels) > CAPTURED_BATCH:
                 return self._encode(mels)
             # A graph is for weights in one place and for one precision.
-            autocast = torch.is_autocast_enabled(mels.device.type)
-            precision = torch.get_autocast_dtype(mels.device.type) if autocast else weight.dtype
+            autocast = torch.is_autocast_enabled("cuda")
+            precision = torch.get_autocast_dtype("cuda") if autocast else weight.dtype
             key = weight.data_ptr(), precision, mels.shape[1:]
             frames = self._graphs(key, self._encode, [mels], lambda b: [mels[:1].repeat(b, 1, 1)])
-            return frames.clone() if frames.is_cuda else frames  # a graph writes to one place
+            return frames.clone()  # a graph always writes to the same place
 
     def _encode(self, mels):
         return self.encoder(mels.to(self.encoder.conv1.weight.dtype)).last_hidden_state
