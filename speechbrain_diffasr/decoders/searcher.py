@@ -230,9 +230,12 @@ class DiffusionSearcher(nn.Module):
         self.sampler.check_steps(steps)
         # A context entered around this call need not be there when the iterator runs.
         autocast = _autocast_dtype(self._device())
-        return self._stream(_Queue(utterances), batch_size, steps, callback, autocast)
+        # Tensors made in inference mode cannot be written to outside of it, but CUDA graphs keep
+        # theirs from call to call.
+        mode = torch.no_grad() if self._device().type == "cuda" else torch.inference_mode()
+        stream = mode(self._stream)
+        return stream(_Queue(utterances), batch_size, steps, callback, autocast)
 
-    @torch.no_grad()
     def _stream(self, queue, batch_size, steps, callback, autocast):
         device = self._device().type
         precision = {"device_type": device, "dtype": autocast, "enabled": autocast is not None}
