@@ -281,12 +281,7 @@ class Batch:
         item, output = self.items[index], self.outputs[index]
         try:
             write_transcript(self.folder / output, transcript.named(item.path), self.kind)
-            entry = {
-                "output": output,
-                "audio": item.path,
-                "duration": round(transcript.duration, 3),
-                **state,
-            }
+            entry = {"output": output, "audio": item.path, **state}
             self._entries[output] = entry
             self._append(entry)
         except WriterError as err:

@@ -72,7 +72,8 @@ def add_model_options(parser, steps_type=None):
     options.add_argument(
         "--language",
         metavar="CODE",
-        help="the language that is spoken, such as en [default: the prompt names none]",
+        help="the language that is spoken, such as en [default: the prompt names none; if the "
+        "model can tell, the language is found from the audio and reported]",
     )
     options.add_argument(
         "--steps",

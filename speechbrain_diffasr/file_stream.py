@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_diffasr.audio import AudioError, AudioStream, load_audio
 from speechbrain_diffasr.decoders.searcher import Utterance
+from speechbrain_diffasr.language import FoundLanguage, identify_language
 from speechbrain_diffasr.longform import Heard, Plan, as_regions, as_turns, assemble
 from speechbrain_diffasr.scheduling import longest_first, prefetch
 from speechbrain_diffasr.segmentation import is_silent
@@ -68,6 +69,7 @@ class _Part:
     window: Window
     wav: torch.Tensor
     audio: torch.Tensor | None = None
+    language: FoundLanguage | None = None
 
 
 class FileStream:
@@ -201,11 +203,21 @@ class FileStream:
             lens = torch.tensor([len(part.wav) for part in group])
             wavs = pad_sequence([part.wav for part in group], batch_first=True)
             rows = self.asr.encode_batch(wavs, lens / lens.max())
+            self._find_languages(group, rows)
             for part, row, length in zip(group, rows, lens.tolist(), strict=True):
                 part.audio = row if self._needs_words(part.file) else None
                 request = part.file.request
                 seconds = length / self.asr.sample_rate
                 yield Utterance(row, part, request.language, request.seed, seconds)
+
+    def _find_languages(self, parts, rows):
+        """Finds the languages that are not given; the prompt names none all the same."""
+        table = self.asr.language_table
+        asked = [place for place, part in enumerate(parts) if part.file.request.language is None]
+        if table is not None and asked:
+            found = identify_language(self.asr.mods.decoder, rows[asked], table)
+            for place, language in zip(asked, found, strict=True):
+                parts[place].language = language
 
     def _needs_words(self, file):
         # Seams are joined by times, and words are given to speakers by them.
@@ -230,7 +242,9 @@ class FileStream:
             replace(word, start=begin + word.start, end=begin + word.end) for word in words
         )
         text = self.asr.tokenizer.decode_ids(hypothesis.tokens)
-        file.heard.append(Heard(part.window, text, hypothesis.tokens, hypothesis.steps, words))
+        file.heard.append(
+            Heard(part.window, text, hypothesis.tokens, hypothesis.steps, words, part.language)
+        )
         self._finish(file)
 
     def _halves(self, part, hypothesis):

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from speechbrain_diffasr.audio import AudioError, load_audio
 from speechbrain_diffasr.file_stream import FileStream, Request
 from speechbrain_diffasr.hub import override_yaml, save_pretrained
+from speechbrain_diffasr.language import LANGUAGE_FILE, LanguageTable
 from speechbrain_diffasr.longform import Transcript, as_turns
 from speechbrain_diffasr.segmentation import Segmenter
 from speechbrain_diffasr.windows import MAX_GAP
@@ -80,6 +81,9 @@ class DiffusionASR(EncoderDecoderASR):
     True
     """
 
+    # Knows how languages are spelled, if the model's folder has it.
+    language_table = None
+
     @classmethod
     def from_hparams(cls, source, hparams_file="hyperparams.yaml", overrides={}, **kwargs):
         """Loads a pretrained folder or Hub repository.
@@ -109,6 +113,11 @@ class DiffusionASR(EncoderDecoderASR):
         path = fetch(hparams_file, source, **{k: kwargs[k] for k in keys if k in kwargs})
         text = Path(path).read_text(encoding="utf-8")
         asr.hyperparams = override_yaml(text, overrides) if overrides else text
+        table = Path(path).parent / LANGUAGE_FILE
+        if not table.is_file():
+            table = Path(source) / LANGUAGE_FILE
+        if table.is_file():
+            asr.language_table = LanguageTable.load(table)
         return asr
 
     @property
@@ -246,7 +255,7 @@ class DiffusionASR(EncoderDecoderASR):
             auto, vad, fixed or none; see `Segmenter`. Default: auto.
         boundaries : torch.Tensor or list or str or Path, optional
             Where speech is: the tensor of SpeechBrain's `VAD.get_speech_segments`, its saved
-            file, or pairs of seconds. What lies outside is not heard, but for a margin of 0.2 s.
+            file, or pairs of seconds. What lies outside is not heard, but for a margin of 0.1 s.
             Default: it is found.
         turns : str or Path or list of Region, optional
             Who speaks when: an RTTM file, or what `read_rttm` made of it. Of overlapping turns
@@ -481,6 +490,8 @@ class DiffusionASR(EncoderDecoderASR):
             To store the weights in. Default: as they are.
         """
         save_pretrained(self.hparams.pretrainer, self.hyperparams, folder, dtype)
+        if self.language_table is not None:
+            self.language_table.save(Path(folder) / LANGUAGE_FILE)
 
 
 def _for_each(name, value, batch):

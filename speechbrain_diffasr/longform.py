@@ -12,6 +12,7 @@ from speechbrain_diffasr.boundaries import (
     read_rttm,
     regions_from_tensor,
 )
+from speechbrain_diffasr.language import FoundLanguage
 from speechbrain_diffasr.seams import join_overlapping
 from speechbrain_diffasr.segments import LongTranscript, Region, Segment, join_texts
 from speechbrain_diffasr.turns import attribute_speakers
@@ -29,7 +30,8 @@ class Transcript:
     tokens : list of int
         Its tokens, of all windows.
     language : str or None
-        The language that the prompt named.
+        The language that was given, or else found from the audio; the prompt names only the
+        former.
     duration : float
         Of the audio, in seconds.
     steps : int
@@ -103,6 +105,8 @@ class Heard:
     steps : int
     words : tuple of Word
         With times from the beginning of the file; none if they are not known.
+    language : FoundLanguage, optional
+        That was found from the audio. Default: it was given, or cannot be found.
     """
 
     window: Window
@@ -110,6 +114,7 @@ class Heard:
     tokens: list
     steps: int
     words: tuple = ()
+    language: FoundLanguage | None = None
 
 
 def as_regions(boundaries, sample_rate=None):
@@ -208,13 +213,17 @@ def assemble(plan, heard, turns=None, language=None):
     segments = []
     for one in heard:
         start, end = one.window.start, one.window.end
-        whole = Segment(start, end, one.text, one.words, one.window.speaker, language)
+        code = language if one.language is None else one.language.code
+        whole = Segment(start, end, one.text, one.words, one.window.speaker, code)
         segments += [whole] if plan.overlapping else _by_region(whole, plan.speech)
     if plan.overlapping:
         segments = join_overlapping(segments)
     if turns is not None:
         segments = attribute_speakers(segments, turns)
     segments = tuple(segment for segment in segments if segment.text)
+    probability = None
+    if language is None:
+        language, probability = _main_language(heard)
     return Transcript(
         text=join_texts(segment.text for segment in segments),
         tokens=[token for one in heard for token in one.tokens],
@@ -222,7 +231,22 @@ def assemble(plan, heard, turns=None, language=None):
         duration=plan.duration,
         steps=max((one.steps for one in heard), default=0),
         segments=segments,
+        language_probability=probability,
     )
+
+
+def _main_language(heard):
+    """The most probable language of a file, with the mean of its probability over the time."""
+    found = [(one.window.duration, one.language) for one in heard if one.language and one.text]
+    total = sum(seconds for seconds, _ in found)
+    if not total:
+        return None, None
+    chances = {
+        code: sum(seconds * language.probabilities[code] for seconds, language in found) / total
+        for code in found[0][1].probabilities
+    }
+    code = max(chances, key=chances.get)
+    return code, min(1.0, chances[code])
 
 
 def _by_region(whole, speech):

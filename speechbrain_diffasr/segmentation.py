@@ -9,12 +9,20 @@ import torch
 from speechbrain_diffasr.audio_header import audio_error, check_length
 from speechbrain_diffasr.boundaries import BoundaryError
 from speechbrain_diffasr.longform import Plan
+from speechbrain_diffasr.segments import Region
 from speechbrain_diffasr.silero import SAMPLE_RATE, SileroVAD
-from speechbrain_diffasr.windows import MAX_GAP, OVERLAP, fixed_windows, pack_regions, pad_regions
+from speechbrain_diffasr.windows import (
+    MAX_GAP,
+    OVERLAP,
+    Window,
+    fixed_windows,
+    pack_regions,
+    pad_regions,
+)
 
 SEGMENTATIONS = ("auto", "vad", "fixed", "none")
 # Heard before and behind what a detector or a diarizer found, since they cut speech short.
-MARGIN = 0.2  # s
+MARGIN = 0.1  # s
 # Boundaries may reach so far behind the end of the audio: they are rounded.
 _BEYOND = 1.0  # s
 # A window without a louder sample than this is silent: three steps of 16 bits.
@@ -33,10 +41,10 @@ class Segmenter:
     max_seconds : float
         Longest window.
     segmentation : str
-        ``vad``: speech as silero-vad finds it. ``fixed``: windows that overlap, whose texts are
-        joined at their seams. ``none``: audio that is longer than a window is refused. ``auto``:
-        audio that fits a window is heard whole, longer audio by silero-vad if it is installed,
-        otherwise in fixed windows. Default: auto.
+        ``vad``: speech as silero-vad finds it. ``fixed``: windows that overlap, with their edges
+        in the quietest places there, whose texts are joined at their seams. ``none``: audio that
+        is longer than a window is refused. ``auto``: audio that fits a window is heard whole,
+        longer audio by silero-vad if it is installed, otherwise in fixed windows. Default: auto.
     sample_rate : int
         Samples per second. Default: 16000.
     max_gap : float
@@ -54,13 +62,15 @@ class Segmenter:
     >>> from speechbrain_diffasr.audio import AudioStream
     >>> from speechbrain_diffasr.segments import Region
     >>> path = getfixture("tmp_path") / "noise.wav"
-    >>> audio_io.save(path, 0.1 * torch.rand(1, 144000), 16000)
+    >>> noise = 0.1 * torch.rand(1, 144000)
+    >>> noise[:, 64000:67200] = noise[:, 80000:83200] = 0.0  # pauses from 4.0 and from 5.0 s
+    >>> audio_io.save(path, noise, 16000)
     >>> plan = Segmenter(6.0, "fixed").plan(AudioStream(path))
-    >>> [(window.start, window.end) for window in plan.windows]
-    [(0.0, 5.5), (3.5, 9.0)]
+    >>> [(round(window.start, 1), round(window.end, 1)) for window in plan.windows]
+    [(0.0, 5.1), (4.1, 9.0)]
     >>> plan = Segmenter(6.0).plan(AudioStream(path), [Region(1, 3), Region(3.5, 5)])
     >>> [(window.start, window.end) for window in plan.windows]
-    [(0.8, 5.2)]
+    [(0.9, 5.1)]
     """
 
     def __init__(self, max_seconds, segmentation="auto", sample_rate=16000, max_gap=MAX_GAP):
@@ -137,7 +147,7 @@ class Segmenter:
         if regions is None:
             overlap = min(OVERLAP, self.max_seconds / 3)
             windows = fixed_windows(duration, self.max_seconds, overlap)
-            return Plan(duration, tuple(windows), overlapping=True)
+            return Plan(duration, tuple(_at_quiet_edges(windows, levels)), overlapping=True)
         behind = max((region.end for region in regions), default=0.0)
         if behind > duration + _BEYOND:
             raise audio_error(
@@ -187,7 +197,20 @@ class _Levels:
         if len(levels) < _LEVELS_AVERAGED:
             return (low + high) / 2
         energy = torch.nn.functional.avg_pool1d(levels[None], _LEVELS_AVERAGED, 1)[0]
-        return low + (int(energy.argmin()) + _LEVELS_AVERAGED / 2) * step
+        return int(low / step) * step + (int(energy.argmin()) + _LEVELS_AVERAGED / 2) * step
+
+
+def _at_quiet_edges(windows, levels):
+    """Moves the edges of overlapping windows into pauses, as far as what they share allows."""
+    starts, ends = [window.start for window in windows], [window.end for window in windows]
+    for place in range(1, len(windows)):
+        low, high = windows[place].start, windows[place - 1].end
+        middle = (low + high) / 2
+        starts[place] = levels.quietest(low, middle)
+        ends[place - 1] = levels.quietest(middle, high)
+    return [
+        Window(start, end, (Region(start, end),)) for start, end in zip(starts, ends, strict=True)
+    ]
 
 
 def is_silent(wav):

@@ -35,13 +35,14 @@ class Recognizer:
         """The last file is done first."""
         self.asked.append((len(paths), *asked))
         self.options = options
-        language, steps, *_ = asked
+        languages, steps, *_ = asked
         for index in reversed(range(len(paths))):
             try:
                 wav = load_audio(paths[index], self.sample_rate, self.max_seconds)
             except AudioError as error:
                 yield index, error
                 continue
+            language = languages[index] if isinstance(languages, list) else languages
             text, seconds = f"स्तर  {10 * float(wav.max()):.0f}\n", len(wav) / 16000
             segment = Segment(0.0, seconds, text)
             if options["words"]:
@@ -398,4 +399,8 @@ def test_the_command_says_what_the_interface_says(tmp_path):
     assert [entry["duration"] for entry in told] == [
         pytest.approx(soundfile.info(path).duration, abs=2e-3) for path in samples
     ]
-    assert all(entry["steps"] >= 1 and entry["language"] is None for entry in told)
+    assert all(entry["steps"] >= 1 for entry in told)
+    assert (told[0]["language"], told[0]["language_probability"]) == (
+        "en",
+        pytest.approx(1, abs=0.2),
+    )
