@@ -9,6 +9,7 @@ import warnings
 
 from speechbrain_diffasr import __version__
 from speechbrain_diffasr.evaluate_cli import add_evaluate
+from speechbrain_diffasr.explain_cli import add_explain
 from speechbrain_diffasr.files import write_atomically
 from speechbrain_diffasr.transcribe_cli import add_transcribe
 
@@ -42,6 +43,7 @@ def build_parser():
     )
     add_transcribe(commands, add_model_options)
     add_evaluate(commands, add_model_options)
+    add_explain(commands, add_model_options)
     return parser
 
 

@@ -1,10 +1,13 @@
 """In which order many files are decoded, and how they are read ahead."""
 
+import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import soundfile
+
+from speechbrain_diffasr.audio_header import file_name
 
 # Files whose headers are read before the first is decoded.
 SORTED_TOGETHER = 1024
@@ -43,8 +46,11 @@ def longest_first(paths, window=SORTED_TOGETHER):
 
 
 def _duration(path):
+    # A named pipe would be waited for.
+    if not os.path.isfile(path):
+        return 0.0
     try:
-        return soundfile.info(str(path)).duration
+        return soundfile.info(file_name(path)).duration
     except (OSError, RuntimeError, TypeError):
         return 0.0
 

@@ -1,0 +1,216 @@
+"""Audio of any length: nothing cut, nothing invented, speakers known, memory bounded."""
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+from speechbrain_diffasr import cli, segmentation
+from speechbrain_diffasr.audio import AudioError, AudioStream, load_audio
+from speechbrain_diffasr.boundaries import BoundaryError
+from speechbrain_diffasr.inference import DiffusionASR, default_model
+from speechbrain_diffasr.segmentation import Segmenter
+from speechbrain_diffasr.segments import Region
+
+SAMPLES = Path(default_model()) / "samples"
+RATE = 16000
+NAMES = ("en_1", "de_1", "en_2", "de_2")
+
+
+@pytest.fixture(scope="module")
+def asr():
+    return DiffusionASR.from_hparams(default_model())
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    """Four sentences with pauses: path, their times and texts."""
+    pieces, spans, texts = [torch.zeros(RATE)], [], []
+    for name in NAMES:
+        wav = load_audio(SAMPLES / f"{name}.wav")
+        start = sum(map(len, pieces)) / RATE
+        spans.append((start, start + len(wav) / RATE))
+        texts.append((SAMPLES / f"{name}.txt").read_text(encoding="utf-8").strip())
+        pieces += [wav, torch.zeros(int(1.5 * RATE))]
+    wav = torch.cat(pieces)
+    wav = wav + 1e-4 * torch.randn(len(wav), generator=torch.Generator().manual_seed(0))
+    path = tmp_path_factory.mktemp("recording") / "talk.wav"
+    soundfile.write(path, wav.numpy(), RATE)
+    return path, spans, texts
+
+
+@pytest.fixture
+def rttm(recording, tmp_path):
+    _, spans, _ = recording
+    lines = [
+        f"SPEAKER talk 0 {start:.3f} {end - start:.3f} <NA> <NA> {name} <NA> <NA>\n"
+        for (start, end), name in zip(spans, ["anna", "ben"] * 2, strict=True)
+    ]
+    (tmp_path / "talk.rttm").write_text("".join(lines))
+    return tmp_path / "talk.rttm"
+
+
+def test_boundaries_give_a_segment_each(asr, recording):
+    """The tensor of SpeechBrain's VAD: each stretch says what it says alone."""
+    path, spans, texts = recording
+    transcript = asr.transcribe_long(path, boundaries=torch.tensor(spans), max_gap=0.0)
+    assert [segment.text for segment in transcript.segments] == texts
+    assert transcript.text == " ".join(texts)
+    for segment, (start, end) in zip(transcript.segments, spans, strict=True):
+        assert (segment.start, segment.end) == pytest.approx((start, end), abs=0.11)
+        assert all(segment.start <= word.start < word.end <= segment.end for word in segment.words)
+        assert all(0 < word.confidence <= 1 for word in segment.words)
+    assert [segment.language for segment in transcript.segments] == ["en", "de"] * 2
+    assert transcript.duration == soundfile.info(path).duration
+
+
+def test_silero_finds_the_same(asr, recording):
+    path, _, texts = recording
+    pytest.importorskip("silero_vad")
+    transcript = asr.transcribe_long(path, segmentation="vad", max_gap=0.0)
+    assert [segment.text for segment in transcript.segments] == texts
+    assert asr.transcribe_file(path, max_gap=0.0) == transcript.text  # auto is the same
+
+
+def test_fixed_windows_lose_no_word(asr, recording):
+    path, _, texts = recording
+    text = asr.transcribe_file(path, segmentation="fixed")
+    words, place = text.split(), 0
+    heard = 0
+    for word in " ".join(texts).split():
+        if word in words[place:]:
+            place += words[place:].index(word) + 1
+            heard += 1
+    assert heard >= 0.8 * len(" ".join(texts).split())
+
+
+def test_speakers_of_an_rttm_file(asr, recording, rttm):
+    path, _, texts = recording
+    for options in ({"max_gap": 0.0}, {"segmentation": "vad", "max_gap": 0.0}):
+        transcript = asr.transcribe_long(path, turns=rttm, **options)
+        told = [(segment.speaker, segment.text) for segment in transcript.segments]
+        assert told == list(zip(["anna", "ben"] * 2, texts, strict=True))
+    assert transcript.speakers == ["anna", "ben"]
+
+
+def test_the_worked_example(recording, rttm, capsys):
+    """Boundaries of SpeechBrain's VAD, turns of a diarizer, and what the README shows."""
+    path, spans, texts = recording
+    boundaries = torch.tensor(spans)  # VAD.from_hparams(...).get_speech_segments(path)
+
+    asr = DiffusionASR.from_hparams(source=default_model())
+    transcript = asr.transcribe_long(path, boundaries=boundaries, turns=rttm, max_gap=0.0)
+    for segment in transcript.segments:
+        print(f"{segment.start:6.2f} {segment.end:6.2f} {segment.speaker}: {segment.text}")
+
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(maxsplit=2)[2] for line in lines] == [
+        f"{name}: {text}" for name, text in zip(["anna", "ben"] * 2, texts, strict=True)
+    ]
+
+
+def test_silence_says_nothing(asr, tmp_path):
+    wav = torch.zeros(20 * RATE)
+    soundfile.write(tmp_path / "zeros.wav", wav.numpy(), RATE)
+    noise = 1e-3 * torch.randn(len(wav), generator=torch.Generator().manual_seed(0))
+    soundfile.write(tmp_path / "noise.wav", noise.numpy(), RATE)
+    for name, how in (("zeros", "fixed"), ("zeros", "vad"), ("noise", "vad")):
+        transcript = asr.transcribe_long(tmp_path / f"{name}.wav", segmentation=how)
+        assert (transcript.text, transcript.segments, transcript.duration) == ("", (), 20.0)
+    assert asr.transcribe_long(tmp_path / "noise.wav", boundaries=torch.tensor([])).text == ""
+
+
+def test_one_window_is_one_utterance(asr):
+    """As it was before there was anything longer."""
+    path = SAMPLES / "en_1.wav"
+    (alone,) = asr.transcribe([asr.load_audio(path)])
+    ((_, streamed),) = asr.stream_files([path])
+    assert (streamed.text, streamed.tokens, streamed.steps) == (
+        alone.text,
+        alone.tokens,
+        alone.steps,
+    )
+    assert asr.transcribe_file(path, segmentation="none") == alone.text
+
+
+def test_what_cannot_be_done_is_said(asr, recording, tmp_path):
+    path, spans, _ = recording
+    with pytest.raises(AudioError, match="but this model hears 6 s at once"):
+        asr.transcribe_file(path, segmentation="none")
+    with pytest.raises(ValueError, match="'words' is unknown; choose auto, vad, fixed, none"):
+        asr.transcribe_file(path, segmentation="words")
+    with pytest.raises(AudioError, match=r"boundaries reach to 99\.00 s, but the audio lasts"):
+        asr.transcribe_file(path, boundaries=[*spans, (98, 99)])
+    with pytest.raises(BoundaryError, match=r"no\.rttm: no such file"):
+        asr.transcribe_long(path, turns=tmp_path / "no.rttm")
+
+
+def test_text_that_fills_the_canvas_is_not_cut(tmp_path):
+    """A window with more text than the canvas holds is heard in halves."""
+    parts = [load_audio(SAMPLES / f"{name}.wav") for name in ("de_1", "de_2")]
+    wav = torch.cat([torch.zeros(3200), parts[0], torch.zeros(8000), parts[1], torch.zeros(8000)])
+    wav = wav + 1e-4 * torch.randn(len(wav), generator=torch.Generator().manual_seed(0))
+    soundfile.write(tmp_path / "two.wav", wav.numpy(), RATE)
+    asr = DiffusionASR.from_hparams(default_model(), overrides={"canvas_length": 6})
+    assert len(asr.transcribe([wav])[0].tokens) == 6
+    text = asr.transcribe_file(tmp_path / "two.wav", boundaries=[(0.1, len(wav) / RATE)])
+    assert text.startswith("ich weiß es nicht")
+    assert "das ist nicht" in text
+
+
+def test_transcripts_do_not_depend_on_how_files_are_batched(asr, recording, tmp_path):
+    wav = load_audio(recording[0])
+    paths = []
+    for number, seconds in enumerate((7, 2.3, 12, 4.7)):
+        paths.append(tmp_path / f"{number}.flac")
+        soundfile.write(paths[-1], wav[: int(seconds * RATE)].numpy(), RATE)
+    options = {"segmentation": "fixed"}
+    alone = [asr.transcribe_file(path, batch_size=1, **options) for path in paths]
+    assert asr.transcribe_files(paths, batch_size=3, **options) == alone
+    assert asr.transcribe_files(paths, batch_size=16, **options) == alone
+    assert len(set(alone)) == len(alone)
+
+
+def test_planning_takes_no_more_memory_for_more_audio(tmp_path):
+    """Ten minutes and one: of the audio nothing but levels is kept."""
+    peaks = []
+    for minutes in (1, 10):
+        path = tmp_path / f"{minutes}.wav"
+        with soundfile.SoundFile(path, "w", RATE, 1) as file:
+            for _ in range(minutes):
+                file.write(0.1 * torch.randn(60 * RATE).numpy())
+        tracemalloc.start()
+        stream = AudioStream(path)
+        plan = Segmenter(30.0, "fixed").plan(stream)
+        for window, wav in zip(
+            plan.windows, stream.pieces(w.samples(RATE) for w in plan.windows), strict=True
+        ):
+            assert len(wav) == pytest.approx(window.duration * RATE, abs=2)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 2e6  # bytes; the audio itself would be 35e6
+
+
+def test_without_silero_windows_are_fixed(monkeypatch, recording):
+    monkeypatch.setattr(segmentation.importlib.util, "find_spec", lambda name: None)
+    plan = Segmenter(6.0).plan(AudioStream(recording[0]))
+    assert plan.overlapping
+    plan = Segmenter(6.0).plan(AudioStream(recording[0]), [Region(1, 2)])
+    assert not plan.overlapping and len(plan.windows) == 1
+
+
+def test_the_command_writes_captions_and_speakers(asr, recording, rttm, monkeypatch, capfd):
+    path, _, texts = recording
+    monkeypatch.setattr(cli, "load_model", lambda *args: asr)
+    command = ["transcribe", str(path), "--rttm", str(rttm), "--max-gap", "0"]
+    assert cli.main([*command, "--format", "vtt"]) == 0
+    out = capfd.readouterr().out
+    assert f"<v anna>{texts[0]}</v>" in out and f"<v ben>{texts[1]}</v>" in out
+    assert cli.main(command) == 0
+    assert capfd.readouterr().out.splitlines()[:2] == [f"anna: {texts[0]}", f"ben: {texts[1]}"]
+    assert cli.main([*command, "--format", "json"]) == 0
+    (told,) = json.loads(capfd.readouterr().out)
+    assert [part["speaker"] for part in told["segments"]] == ["anna", "ben"] * 2
