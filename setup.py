@@ -18,9 +18,33 @@ REQUIRED = [
     "soundfile>=0.12,<1",
     "matplotlib>=3.9,<4",
     "tqdm>=4.66,<5",
+    "wcwidth>=0.3,<1",
 ]
 TENSORBOARD = ["tensorboard>=2.16,<3"]
-TEST = ["pytest>=8,<10", "pytest-xdist>=3,<4", "ruff==0.17.*", "jiwer>=4,<5", *TENSORBOARD]
+VAD = ["silero-vad>=6.2.3,<7"]
+# What transcripts are read back by, in the format that each is written in.
+READERS = [
+    "jsonschema>=4.26,<5",
+    "lhotse>=1.33,<2",
+    "praat-parselmouth>=0.4.7,<0.5",
+    "pyannote-database>=6.1,<7",
+    "pysubs2>=1.8,<2",
+    "webvtt-py>=0.6,<1",
+]
+TEST = [
+    "pytest>=8,<10",
+    "pytest-xdist>=3,<4",
+    "ruff==0.17.*",
+    "jiwer>=4,<5",
+    "scikit-learn>=1.7,<2",  # SpeechBrain's diarization
+    "playwright>=1.50,<2",  # drives a Chromium that is there; without one its tests are skipped
+    "pyte>=0.8,<0.9",
+    "nbclient>=0.10,<1",
+    "ipykernel>=6,<8",
+    *READERS,
+    *TENSORBOARD,
+    *VAD,
+]
 
 setup(
     name="speechbrain_diffasr",
@@ -30,8 +54,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["speechbrain_diffasr", "speechbrain_diffasr.*"]),
+    package_data={"speechbrain_diffasr": ["templates/*"]},
     python_requires=">=3.11",
     install_requires=REQUIRED,
-    extras_require={"tensorboard": TENSORBOARD, "test": TEST},
+    extras_require={"tensorboard": TENSORBOARD, "vad": VAD, "test": TEST},
     entry_points={"console_scripts": ["diffasr=speechbrain_diffasr.cli:main"]},
 )
