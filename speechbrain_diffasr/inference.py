@@ -17,6 +17,7 @@ from speechbrain_diffasr.hub import override_yaml, save_pretrained
 from speechbrain_diffasr.language import LANGUAGE_FILE, LanguageTable
 from speechbrain_diffasr.longform import Transcript, as_turns
 from speechbrain_diffasr.segmentation import Segmenter
+from speechbrain_diffasr.segments import Segment
 from speechbrain_diffasr.windows import MAX_GAP
 from speechbrain_diffasr.words import WordAligner
 
@@ -193,12 +194,14 @@ class DiffusionASR(EncoderDecoderASR):
         return [self._transcript(*part) for part in parts]
 
     def _transcript(self, hypothesis, language, seconds):
+        text = self.tokenizer.decode_ids(hypothesis.tokens)
         return Transcript(
-            text=self.tokenizer.decode_ids(hypothesis.tokens),
+            text=text,
             tokens=hypothesis.tokens,
             language=language,
             duration=seconds,
             steps=hypothesis.steps,
+            segments=(Segment(0.0, seconds, text, language=language),) if text else (),
         )
 
     @cached_property

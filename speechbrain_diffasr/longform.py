@@ -37,7 +37,7 @@ class Transcript:
     steps : int
         Denoising steps that were taken, in the window that took most.
     segments : tuple of Segment
-        What was said when; none for a waveform. Default: none.
+        What was said when; none if nothing was. Default: none.
     language_probability : float, optional
         How sure the language is, if it was found from the audio. Default: not known.
     """

@@ -404,3 +404,18 @@ def test_the_command_says_what_the_interface_says(tmp_path):
         "en",
         pytest.approx(1, abs=0.2),
     )
+
+
+def test_watching_changes_no_transcript(random_model, tmp_path, monkeypatch, capfd):
+    from speechbrain_diffasr.inference import DiffusionASR
+
+    asr = DiffusionASR.from_hparams(random_model)
+    monkeypatch.setattr(cli, "load_model", lambda *args: asr)
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, 16000), 16000)
+    told = []
+    for options in ([], ["--watch"]):
+        assert transcribe(tmp_path / "a.wav", "--format", "json", *options) == 0
+        out, err = capfd.readouterr()
+        told.append(json.loads(out)[0]["text"])
+        assert ("step 1/" in err) == bool(options)
+    assert told[0] == told[1] != ""
