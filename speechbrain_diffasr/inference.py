@@ -265,8 +265,9 @@ class DiffusionASR(EncoderDecoderASR):
             each moment goes to one, see `flatten_turns`. Alone they are the boundaries as well;
             with boundaries, or another segmentation than auto, each word goes to the speaker in
             whose turn it lies. Default: not known.
-        max_gap : float
-            Longest pause inside of a window, in seconds; see `Segmenter`. Default: 1.
+        max_gap : float, optional
+            Longest pause inside of a window, in seconds; see `Segmenter`. Default: the model's
+            own, or 1 if it has none.
         batch_size : int
             Windows that are decoded together. Default: 8.
 
@@ -336,7 +337,7 @@ class DiffusionASR(EncoderDecoderASR):
         boundaries=None,
         turns=None,
         words=False,
-        max_gap=MAX_GAP,
+        max_gap=None,
     ):
         """Transcribes many files of any length and gives each as soon as it is done.
 
@@ -363,8 +364,9 @@ class DiffusionASR(EncoderDecoderASR):
             For each file what `transcribe_long` takes, or None. Default: not known.
         words : bool
             Whether segments get words with times. Default: False.
-        max_gap : float
-            Longest pause inside of a window, in seconds; see `Segmenter`. Default: 1.
+        max_gap : float, optional
+            Longest pause inside of a window, in seconds; see `Segmenter`. Default: the model's
+            own, or 1 if it has none.
 
         Returns
         -------
@@ -391,6 +393,8 @@ class DiffusionASR(EncoderDecoderASR):
                 strict=True,
             )
         ]
+        if max_gap is None:
+            max_gap = getattr(self.hparams, "max_gap", MAX_GAP)
         segmenter = Segmenter(self.max_seconds, segmentation, self.sample_rate, max_gap)
         return FileStream(self, segmenter, batch_size, workers, steps, words)(requests)
 

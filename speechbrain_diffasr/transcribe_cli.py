@@ -161,10 +161,9 @@ def add_transcribe(commands, add_model_options):
     options.add_argument(
         "--max-gap",
         type=_seconds,
-        default=1.0,
         metavar="SECONDS",
         help="longest pause between what is heard together; 0 hears every stretch of speech by "
-        "itself [default: %(default)s]",
+        "itself [default: the model's own, or 1]",
     )
     parser.add_argument(
         "--watch",
