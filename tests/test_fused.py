@@ -196,6 +196,17 @@ def test_settings_that_need_the_window_say_so(adapted, prompt):
         DiffusionSearcher(adapted, prompt, EntropyBoundSampler(), trim_slots=True)
 
 
+def test_a_decoding_that_another_has_overwritten_stops(adapted, prompt):
+    """Rather than to go on with what the other has left in the memory that they share."""
+    one = searcher(adapted, prompt)
+    first = one.stream(utterances(5), batch_size=2)
+    next(first)
+    expected = told(searcher(adapted, prompt).stream(utterances(2)))
+    assert told(one.stream(utterances(2))) == expected
+    with pytest.raises(RuntimeError, match="another decoding began"):
+        list(first)
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_the_shipped_model_says_what_it_says_on_a_cpu():
     """In float32, captured in CUDA graphs of several batch sizes, and replayed."""

@@ -103,12 +103,6 @@ class TestDefinition:
     def test_float8_weights(self, setting, size):
         check(quantized(draw(*setting[:2], *size)), setting[2])
 
-    @pytest.mark.parametrize("size", SIZES)
-    def test_grouped_products(self, setting, size):
-        if setting[:2] == ("cuda", torch.float32):
-            pytest.skip("bfloat16 only")
-        check(draw(*setting[:2], *size), setting[2], experts.run_experts_grouped_mm)
-
     @pytest.mark.parametrize("expert", [0, 2, 4])
     def test_all_tokens_at_one_expert(self, setting, expert):
         arguments = draw(*setting[:2], 83, 5, 1, 32, 16)
@@ -155,11 +149,6 @@ class TestFullSize:
     def test_float8_weights(self, num_tokens):
         check(quantized(draw("cuda", torch.bfloat16, num_tokens, *FULL)), None)
 
-    @pytest.mark.parametrize("num_tokens", FULL_TOKENS)
-    def test_grouped_products(self, num_tokens):
-        arguments = draw("cuda", torch.bfloat16, num_tokens, *FULL)
-        check(arguments, None, experts.run_experts_grouped_mm)
-
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
     def test_all_tiles(self, dtype):
         from speechbrain_diffasr.kernels.experts_triton import TILES, run_experts
@@ -174,8 +163,7 @@ class TestFullSize:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("function", [experts.run_experts, experts.run_experts_grouped_mm])
-def test_a_cuda_graph_replays_on_new_values(function):
+def test_a_cuda_graph_replays_on_new_values():
     """The routing is read when the graph runs."""
     x, gate_up, down, _, _ = draw("cuda", torch.bfloat16, 48, 16, 4, 256, 128)
     scores = torch.randn(48, 16, device="cuda", dtype=torch.bfloat16)
@@ -183,7 +171,7 @@ def test_a_cuda_graph_replays_on_new_values(function):
 
     def step():
         weights, index = experts.route(scores, scale, 4)
-        return function(x, gate_up, down, index, weights)
+        return experts.run_experts(x, gate_up, down, index, weights)
 
     step()  # compiles
     graph = torch.cuda.CUDAGraph()

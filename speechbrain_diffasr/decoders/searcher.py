@@ -3,14 +3,13 @@
 import logging
 import math
 import time
-from collections import deque
 from dataclasses import dataclass, replace
-from itertools import islice, takewhile
 
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
+from speechbrain_diffasr.decoders.waiting import Queue, Utterance
 from speechbrain_diffasr.lobes.fused import FusedDenoiser
 from speechbrain_diffasr.lobes.packing import why_not
 from speechbrain_diffasr.lobes.plain import PlainDenoiser
@@ -21,34 +20,6 @@ BUCKET = 16
 REFILL = 0.25
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Utterance:
-    """Projected audio that waits to be transcribed.
-
-    Arguments
-    ---------
-    audio : torch.Tensor
-        [num_slots, D].
-    key : object
-        What the caller knows it by. Default: None.
-    language : str, optional
-        Code of the spoken language. Default: the prompt names none.
-    seed : int, optional
-        Of the canvas noise. Default: the sampler's own.
-    seconds : float, optional
-        Of audio. Default: unknown, as much as the slots hold.
-    canvas_length : int, optional
-        Tokens that the canvas has. Default: what the seconds call for.
-    """
-
-    audio: torch.Tensor
-    key: object = None
-    language: str | None = None
-    seed: int | None = None
-    seconds: float | None = None
-    canvas_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +116,7 @@ class DiffusionSearcher(nn.Module):
         self.top_tokens = top_tokens
         self.fp8_experts = fp8_experts
         self._denoiser, self._made_for = None, None
+        self._turn = None  # of the decoding that began last: all share memory
 
     def denoiser(self):
         """What runs the model, for its weights as they are now.
@@ -234,9 +206,10 @@ class DiffusionSearcher(nn.Module):
         # theirs from call to call.
         mode = torch.no_grad() if self._device().type == "cuda" else torch.inference_mode()
         stream = mode(self._stream)
-        return stream(_Queue(utterances), batch_size, steps, callback, autocast)
+        return stream(Queue(utterances), batch_size, steps, callback, autocast)
 
     def _stream(self, queue, batch_size, steps, callback, autocast):
+        turn = self._turn = object()
         device = self._device().type
         precision = {"device_type": device, "dtype": autocast, "enabled": autocast is not None}
         with torch.autocast(**precision):
@@ -246,10 +219,11 @@ class DiffusionSearcher(nn.Module):
         while group := queue.peek(batch_size):
             prompt_width = max(map(self._prompt_width, group))
             canvas_width = max(map(self._canvas_length, group))
+            self._check_turn(turn)
             room = denoiser.open(len(group), prompt_width, canvas_width, self.prompt.beginning)
             free = list(range(len(group)))
 
-            def admit(going, room=room, group=group, free=free, canvas_width=canvas_width):
+            def admit(going, room=room, group=group, free=free):
                 if going is not None and len(free) < REFILL * len(group):
                     return going
                 entering = queue.take(
@@ -257,18 +231,28 @@ class DiffusionSearcher(nn.Module):
                 )
                 if not entering:
                     return going
+                self._check_turn(turn)
                 slots = [free.pop() for _ in entering]
                 with torch.autocast(**precision):
                     new = self._enter(room, entering, slots, steps)
                 return new if going is None else going.join(new)
 
             def predict(*inputs, room=room):
+                self._check_turn(turn)
                 with torch.autocast(**precision):
                     return room(*inputs)
 
             for ended in self.sampler(predict, admit, steps, callback):
                 free += ended.slots.tolist()
                 yield from self._read(ended, queue)
+
+    def _check_turn(self, turn):
+        """Refuses to go on where another decoding has written over what this one remembers."""
+        if turn is not self._turn:
+            raise RuntimeError(
+                "another decoding began before this one was through; "
+                "take all results first, or load a second recognizer"
+            )
 
     def _fits(self, utterance, room):
         """Whether an utterance can join others without wasting much of a canvas."""
@@ -411,37 +395,6 @@ class DiffusionSearcher(nn.Module):
         scores = (log_probs * inside).sum(dim=1)
         tokens = [one.tokens for one in hypotheses]
         return tokens, *(part.to(audio.device) for part in (lengths, scores, log_probs))
-
-
-class _Queue:
-    """Utterances that wait, taken from an iterable when they are needed."""
-
-    def __init__(self, utterances):
-        self._source = iter(utterances)
-        self._waiting = deque()
-        self._later = deque()
-
-    def peek(self, number):
-        """The next utterances, those that were put back last; none at the end."""
-        while len(self._waiting) < number:
-            utterance = next(self._source, None)
-            if utterance is None:
-                break
-            self._waiting.append(utterance)
-        if not self._waiting:
-            self._waiting, self._later = self._later, deque()
-        return list(islice(self._waiting, number))
-
-    def take(self, number, fits):
-        """Takes utterances out as long as they fit."""
-        taken = list(takewhile(fits, self.peek(number)))
-        for _ in taken:
-            self._waiting.popleft()
-        return taken
-
-    def again(self, utterance):
-        """Puts an utterance back, behind all others."""
-        self._later.append(utterance)
 
 
 def _round_up(number):

@@ -112,44 +112,6 @@ def _product(x, weights, scales, expert):
     return (F.linear(x.float(), weights[expert].float()) * scales[expert]).to(x.dtype)
 
 
-def run_experts_grouped_mm(x, gate_up, down, index, weights):
-    """`run_experts` by torch's grouped products, without float8.
-
-    Arguments
-    ---------
-    x, gate_up, down, index, weights : torch.Tensor
-        As for `run_experts`.
-
-    Returns
-    -------
-    outputs : torch.Tensor [N, K, D]
-
-    Example
-    -------
-    >>> x, index, weights = torch.ones(1, 4), torch.tensor([[1]]), torch.tensor([[0.5]])
-    >>> gate_up, down = 10 * torch.ones(2, 8, 4), torch.ones(2, 4, 4)
-    >>> run_experts_grouped_mm(x, gate_up, down, index.int(), weights)
-    tensor([[[3200., 3200., 3200., 3200.]]])
-    """
-    if use_triton(x):
-        from speechbrain_diffasr.kernels import experts_triton
-
-        return experts_triton.run_experts_grouped_mm(x, gate_up, down, index, weights)
-    return run_experts_grouped_mm_plain(x, gate_up, down, index, weights)
-
-
-def run_experts_grouped_mm_plain(x, gate_up, down, index, weights):
-    """`run_experts_grouped_mm` in plain torch."""
-    experts, order = index.flatten().sort(stable=True)
-    numbers = torch.arange(len(down), dtype=experts.dtype, device=x.device)
-    ends = torch.searchsorted(experts, numbers, right=True, out_int32=True)
-    gate_up, down = gate_up.transpose(1, 2), down.transpose(1, 2)
-    gated = gated_gelu_plain(F.grouped_mm(x[order // index.shape[1]], gate_up, offs=ends))
-    outputs = F.grouped_mm(gated, down, offs=ends)
-    outputs = (outputs * weights.flatten()[order, None]).to(x.dtype)
-    return torch.empty_like(outputs).index_copy_(0, order, outputs).view(*index.shape, -1)
-
-
 def quantize_rows(weight):
     """Rounds weights to float8_e4m3fn, with a scale for each row.
 

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
-from torch.nn import functional as F
 
-from speechbrain_diffasr.kernels.norms_triton import gated_gelu
 from speechbrain_diffasr.kernels.routing_triton import plan_tiles
 
 # Triton's interpreter cannot run assembly.
@@ -82,17 +80,12 @@ TILES = {
     ],
 }
 
-# From so many tokens for each expert on, bfloat16 weights run through torch's grouped products.
-GROUPED_MM_FROM = float("inf")
-
 
 def run_experts(x, gate_up, down, index, weights, gate_up_scale=None, down_scale=None, tiles=None):
     """`experts.run_experts` on the device, cut into `tiles` or as `TILES` says."""
     num_experts, size, width = down.shape
     mean = index.numel() / num_experts
     if tiles is None:
-        if gate_up.dtype == torch.bfloat16 and mean >= GROUPED_MM_FROM:
-            return run_experts_grouped_mm(x, gate_up, down, index, weights)
         table = TILES[torch.float32 if x.dtype == torch.float32 else gate_up.dtype]
         tiles = next(tiles for limit, tiles in table if limit is None or mean <= limit)
     x, gate_up, down = x.contiguous(), gate_up.contiguous(), down.contiguous()
@@ -134,20 +127,6 @@ def run_experts(x, gate_up, down, index, weights, gate_up_scale=None, down_scale
         DEPTH=second.depth,
         num_stages=second.stages,
         num_warps=second.warps,
-    )
-    return outputs
-
-
-def run_experts_grouped_mm(x, gate_up, down, index, weights):
-    """`experts.run_experts_grouped_mm` on the device."""
-    num_experts, size, _ = down.shape
-    pairs, ends, _ = plan_tiles(index, num_experts)
-    gate_up, down = gate_up.transpose(1, 2), down.transpose(1, 2)
-    gated = gated_gelu(F.grouped_mm(x[pairs // index.shape[1]], gate_up, offs=ends))
-    sorted_outputs = F.grouped_mm(gated, down, offs=ends)
-    outputs = x.new_empty(*index.shape, size)
-    _scatter_kernel[(len(pairs),)](
-        sorted_outputs, weights, pairs, outputs, D=size, BLOCK=triton.next_power_of_2(size)
     )
     return outputs
 
@@ -291,12 +270,3 @@ def _down_kernel(
     at = outputs + pair.to(tl.int64)[:, None] * D + row[None, :]
     mask = inside[:, None] & (row < D)[None, :] if D % ROWS != 0 else inside[:, None]
     tl.store(at, tl.trans(output.to(dtype)), mask=mask)
-
-
-@triton.jit
-def _scatter_kernel(values, weights, pairs, outputs, D: tl.constexpr, BLOCK: tl.constexpr):
-    place = tl.program_id(0).to(tl.int64)
-    pair = tl.load(pairs + place).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    value = tl.load(values + place * D + column, mask=column < D, other=0.0).to(tl.float32)
-    tl.store(outputs + pair * D + column, value * tl.load(weights + pair), mask=column < D)
