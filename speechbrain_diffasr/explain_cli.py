@@ -1,9 +1,10 @@
 """The command `diffasr explain`."""
 
 import argparse
-import math
 import os
 import sys
+
+from speechbrain_diffasr.transcribe_cli import seconds_from_text
 
 EXPLAIN = """\
 Writes a page that shows how one utterance was decoded.
@@ -142,23 +143,16 @@ def add_explain(commands, add_model_options):
     parser.add_argument("--output", required=True, metavar="FILE", help="write the page here")
     parser.add_argument(
         "--start",
-        type=_seconds,
+        type=seconds_from_text,
         default=0.0,
         metavar="SECONDS",
         help="where in the audio the part to decode begins [default: at its beginning]",
     )
     parser.add_argument(
-        "--end", type=_seconds, metavar="SECONDS", help="and where it ends [default: at its end]"
+        "--end",
+        type=seconds_from_text,
+        metavar="SECONDS",
+        help="and where it ends [default: at its end]",
     )
     add_model_options(parser)
     parser.set_defaults(run=explain)
-
-
-def _seconds(text):
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, such as 12.5")
-    return seconds

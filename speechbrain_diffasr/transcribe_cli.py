@@ -160,7 +160,7 @@ def add_transcribe(commands, add_model_options):
     )
     options.add_argument(
         "--max-gap",
-        type=_seconds,
+        type=seconds_from_text,
         metavar="SECONDS",
         help="longest pause between what is heard together; 0 hears every stretch of speech by "
         "itself [default: the model's own, or 1]",
@@ -354,11 +354,31 @@ def _as_json(heard):
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _seconds(text):
+def seconds_from_text(text):
+    """Reads an option that is a time or a duration.
+
+    Arguments
+    ---------
+    text : str
+
+    Returns
+    -------
+    seconds : float
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If it is no number of 0 or more.
+
+    Example
+    -------
+    >>> seconds_from_text("12.5")
+    12.5
+    """
     try:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, such as 12.5")
     return seconds
