@@ -198,6 +198,8 @@ class DiffusionSearcher(nn.Module):
         ------
         ValueError
             If `steps` is less than 1, or a language is not known.
+        RuntimeError
+            From the iterator, if another decoding has begun before it was through.
         """
         self.sampler.check_steps(steps)
         # A context entered around this call need not be there when the iterator runs.
