@@ -22,6 +22,7 @@ logger = get_logger(__name__)
 
 LOSS_SETTINGS = (
     "self_conditioning",
+    "unrolled",
     "open_language",
     "min_rate",
     "max_rate",
@@ -39,9 +40,9 @@ class DiffusionBrain(sb.Brain):
     Modules: `encoder` (waveforms to audio embeddings) and `decoder` (a `DiffusionSearcher`).
     Hyperparameters: `tokenizer`, `blank_token`, `loss_weights` with diffusion, autoregressive and
     ctc, and `denoising_steps` for validation and test; optionally `seed`, `self_conditioning`,
-    `open_language`, `min_rate`, `max_rate`, `chunk_size`, `compile_losses`, `train_logger`,
-    `tensorboard_logger`, `test_name`, and `make_scheduler`, which takes the optimizer and is
-    stepped after every update.
+    `unrolled`, `open_language`, `min_rate`, `max_rate`, `chunk_size`, `compile_losses`,
+    `train_logger`, `tensorboard_logger`, `test_name`, and `make_scheduler`, which takes the
+    optimizer and is stepped after every update.
 
     What training draws at random follows from `seed`, the step and each utterance: a run that was
     stopped and resumed ends as if it had not been.

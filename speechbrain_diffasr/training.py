@@ -6,6 +6,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_diffasr.decoders.canvas import corrupt_canvas, fill_canvas
+from speechbrain_diffasr.kernels.vocabulary import read_logits
 from speechbrain_diffasr.losses import AutoregressiveLoss, CTCLoss, DiffusionLoss
 
 IGNORED = -100
@@ -48,16 +49,24 @@ class LanguageModelLosses:
     Recipe of the released model: corruption uniform over the vocabulary at a rate drawn per
     example, self-conditioning on a first guess without gradient for some of the examples.
 
+    Such a canvas is unlike those that a sampler makes, where the errors are the model's own and
+    noise is left where it is unsure. `unrolled` examples therefore get, for the pass that is
+    trained, the canvas that the sampler would make of the first guess (step-unrolled denoising;
+    Savinov et al., https://arxiv.org/abs/2112.06749).
+
     Arguments
     ---------
     model : DiffusionGemma
         The language model.
     prompt : AudioPrompt
         Builds the prompts.
-    canvas_length : int
-        Tokens of a canvas.
+    sampler : EntropyBoundSampler
+        What canvases are decoded by; also says how many tokens they have.
     self_conditioning : float
         Share of examples that see a first guess. Default: 0.5.
+    unrolled : float
+        Share of examples that see a first guess and the sampler's canvas of it, at most
+        `self_conditioning`. Default: 0.
     open_language : float
         Share of examples whose prompt names no language, so that both ways work. Default: 0.5.
     min_rate, max_rate : float
@@ -74,7 +83,7 @@ class LanguageModelLosses:
     >>> from speechbrain_diffasr.inference import DiffusionASR, default_model
     >>> asr = DiffusionASR.from_hparams(default_model())
     >>> searcher = asr.mods.decoder
-    >>> losses = LanguageModelLosses(searcher.model, searcher.prompt, canvas_length=16)
+    >>> losses = LanguageModelLosses(searcher.model, searcher.prompt, searcher.sampler)
     >>> audio = asr.encode_batch(torch.rand(2, 16000), torch.ones(2))
     >>> diffusion, autoregressive = losses(audio, ["en", "de"], [[300, 301], [302]])
     >>> diffusion.shape
@@ -85,8 +94,9 @@ class LanguageModelLosses:
         self,
         model,
         prompt,
-        canvas_length,
+        sampler,
         self_conditioning=0.5,
+        unrolled=0.0,
         open_language=0.5,
         min_rate=0.001,
         max_rate=1.0,
@@ -95,10 +105,18 @@ class LanguageModelLosses:
     ):
         self.model = model
         self.prompt = prompt
-        self.canvas_length = canvas_length
+        self.sampler = sampler
+        self.canvas_length = sampler.canvas_length
+        if not 0 <= unrolled <= self_conditioning <= 1:
+            raise ValueError(
+                f"unrolled: {unrolled}; expected a share of the examples that see a first guess "
+                f"(self_conditioning: {self_conditioning})"
+            )
         self.self_conditioning = self_conditioning
+        self.unrolled = unrolled
         self.open_language = open_language
         self.min_rate, self.max_rate = min_rate, max_rate
+        self.rows = chunk_size
         self.diffusion = DiffusionLoss(chunk_size)
         self.autoregressive = AutoregressiveLoss(chunk_size, IGNORED)
         self.compile = compile
@@ -142,15 +160,27 @@ class LanguageModelLosses:
             canvas, model.vocab_size, generators, self.min_rate, self.max_rate
         )
         informed = (dice[:, 1] < self.self_conditioning).to(device)
+        step = None
+        if self.unrolled > 0:
+            step = (dice[:, 1] < self.unrolled).to(device), *self._draw_step(canvas, generators)
         run = self.compiled_run if compiled else self._run
-        hidden, denoised = run(audio, sequence, lengths, noisy, informed)
+        hidden, denoised = run(audio, sequence, lengths, noisy, informed, step)
 
         transcript_lens = torch.tensor([len(row) for row in transcripts]).to(device)
         targets = next_tokens(sequence, lengths, transcript_lens)
         autoregressive = self.autoregressive(hidden, model.head, targets)
         return self.diffusion(denoised, model.head, canvas), autoregressive
 
-    def _run(self, audio, sequence, lengths, noisy, informed):
+    def _draw_step(self, canvas, generators):
+        """What a step of the sampler draws: temperatures [B], uniforms and fresh tokens [B, C]."""
+        batch, length = canvas.shape
+        dice = _rand(batch, 1 + 2 * length, generators, canvas.device)
+        # Somewhere between the sampler's first step and its last.
+        temperature = self.sampler.temperature(dice[:, 0], 1)
+        fresh = (dice[:, 1 + length :] * self.model.vocab_size).to(canvas.dtype)
+        return temperature, dice[:, 1 : 1 + length], fresh
+
+    def _run(self, audio, sequence, lengths, noisy, informed, step):
         """Hidden states of the encoder [B, T, D] and of the decoder [B, C, D]."""
         model = self.model
         embeddings = self.prompt.scatter(model.embed(sequence), audio)
@@ -159,7 +189,23 @@ class LanguageModelLosses:
         if self.self_conditioning > 0:
             with torch.no_grad():
                 guess = model.logits(model.denoise(noisy, context)).to(embeddings.dtype)
+                if step is not None:
+                    unrolled = step[0]
+                    stepped, scaled = self._step(guess, *step[1:])
+                    noisy = torch.where(unrolled[:, None], stepped, noisy)
+                    guess = torch.where(unrolled[:, None, None], scaled, guess)
         return hidden, model.denoise(noisy, context, guess, informed)
+
+    def _step(self, guess, temperature, uniforms, fresh):
+        """What the sampler makes of logits [B, C, V]: the next canvas [B, C], and what it reads."""
+        rows = max(1, self.rows // guess.shape[1])  # utterances at once, for memory
+        canvas = []
+        for part in zip(*(x.split(rows) for x in (guess, temperature, uniforms)), strict=True):
+            reading = read_logits(*part)
+            canvas.append(torch.where(self.sampler.accept(reading.entropy), reading.proposals, -1))
+        canvas = torch.cat(canvas)
+        scaled = (guess / temperature[:, None, None]).to(guess.dtype)
+        return torch.where(canvas < 0, fresh, canvas), scaled
 
     def _longest(self):
         """Tokens of the longest prompt with the longest transcript behind it."""
@@ -206,7 +252,7 @@ class RecognizerLosses(torch.nn.Module):
         self.language_model = LanguageModelLosses(
             decoder.model,
             decoder.prompt,
-            decoder.sampler.canvas_length,
+            decoder.sampler,
             chunk_size=chunk_size,
             **settings,
         )
@@ -319,11 +365,12 @@ def utterance_seed(*parts):
     return zlib.crc32(" ".join(map(str, parts)).encode())
 
 
-def _rand(batch, number, generators):
+def _rand(batch, number, generators, device=None):
     """Uniform numbers [B, number], of each utterance from its own generator."""
     if generators is None:
-        return torch.rand(batch, number)
-    return torch.stack([torch.rand(number, generator=generator) for generator in generators])
+        return torch.rand(batch, number, device=device)
+    rows = [torch.rand(number, generator=generator) for generator in generators]
+    return torch.stack(rows).to(device)
 
 
 def _over_all_processes(means, counts):

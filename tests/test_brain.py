@@ -9,8 +9,12 @@ from speechbrain.utils.checkpoints import Checkpointer
 
 from speechbrain_diffasr.brain import DiffusionBrain
 from speechbrain_diffasr.dataio import csv_dataset
+from speechbrain_diffasr.decoders.canvas import fill_canvas
+from speechbrain_diffasr.decoders.sampler import EntropyBoundSampler
 from speechbrain_diffasr.inference import DiffusionASR
 from speechbrain_diffasr.training import LanguageModelLosses
+
+SAMPLER = EntropyBoundSampler(canvas_length=10)
 
 
 @pytest.fixture
@@ -145,7 +149,7 @@ def test_language_is_left_out_as_often_as_asked(random_model):
     audio = torch.randn(8, 25, 32)
     for share in (0.0, 0.5, 1.0):
         named.clear()
-        losses = LanguageModelLosses(searcher.model, Spy(), 10, open_language=share)
+        losses = LanguageModelLosses(searcher.model, Spy(), SAMPLER, open_language=share)
         with torch.no_grad():
             for _ in range(10):
                 losses(audio, ["en"] * 8, [[20]] * 8)
@@ -160,8 +164,53 @@ def test_compiled_losses_equal_plain_ones(random_model):
     values = []
     for compiled in (False, True):
         torch.manual_seed(3)
-        losses = LanguageModelLosses(searcher.model, searcher.prompt, 10, compile=compiled)
+        losses = LanguageModelLosses(
+            searcher.model, searcher.prompt, SAMPLER, unrolled=0.5, compile=compiled
+        )
         if compiled:
             losses.compiled_run = torch.compile(losses._run, backend="eager", dynamic=False)
         values.append(torch.stack(losses(audio, ["en", "de"], tokens)))
     torch.testing.assert_close(*values)
+
+
+@pytest.mark.parametrize("sure", [True, False])
+def test_unrolled_canvases_are_what_the_sampler_makes_of_the_first_guess(random_model, sure):
+    """All of a sure guess is kept; of a blind one only the first, all else is drawn anew."""
+    asr = DiffusionASR.from_hparams(random_model)
+    searcher = asr.mods.decoder
+    model, audio = searcher.model, torch.randn(4, 25, 32)
+    eos = searcher.prompt.tokenizer.eos_id
+    clean = fill_canvas([[20, 21, 22]] * 4, 10, eos)
+    seen = []
+
+    class Spy:
+        def __getattr__(self, name):
+            return getattr(model, name)
+
+        def denoise(self, canvas, context, guess=None, informed=None):
+            seen.append(canvas)
+            return model.denoise(canvas, context, guess, informed)
+
+        def logits(self, hidden):
+            one_hot = torch.nn.functional.one_hot(clean, model.vocab_size)
+            return 100.0 * sure * one_hot[: len(hidden)]
+
+    losses = LanguageModelLosses(
+        Spy(), searcher.prompt, SAMPLER, self_conditioning=1.0, unrolled=1.0
+    )
+    with torch.no_grad():
+        losses(audio, ["en"] * 4, [[20, 21, 22]] * 4, seeds=[1, 2, 3, 4])
+        losses(audio[2:], ["en"] * 2, [[20, 21, 22]] * 2, seeds=[3, 4])
+    first, second, _, second_of_two = seen
+    assert not torch.equal(first, clean)
+    assert torch.equal(second[2:], second_of_two)
+    if sure:
+        assert torch.equal(second, clean)
+    else:
+        assert ((second == clean) | (second == first)).float().mean() < 0.3
+
+
+def test_more_unrolled_than_self_conditioned_is_refused(random_model):
+    searcher = DiffusionASR.from_hparams(random_model).mods.decoder
+    with pytest.raises(ValueError, match=r"unrolled: 0\.6; expected a share"):
+        LanguageModelLosses(searcher.model, searcher.prompt, SAMPLER, unrolled=0.6)
