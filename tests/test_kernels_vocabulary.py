@@ -22,6 +22,9 @@ FULL_ROWS = [1, 64, 192, 2304]
 # probabilities to bfloat16 is the larger part.
 EDGE = {torch.float32: 1e-5, torch.bfloat16: 4e-3}
 STATISTICS = 1e-3  # relative error of log probabilities and entropies
+# And in nats. In float32, exp(d) <= 1 over differences d of logits errs by less than 2**-22, for
+# the largest d exactly 0, and the sum of them by a few roundings of 2**-24.
+STATISTICS_NATS = 1e-6
 
 
 def draw(device, dtype, count, size, width, deviation=6.0):
@@ -57,9 +60,13 @@ def check(reading, log_probs, logits, uniforms, edge):
     assert torch.equal(reading.tokens, tokens[:, 0])
     best = log_probs.gather(1, tokens)[:, 0]
     assert reading.log_probs.dtype == reading.entropy.dtype == torch.float32
-    torch.testing.assert_close(reading.log_probs.double(), best, rtol=STATISTICS, atol=1e-6)
+    torch.testing.assert_close(
+        reading.log_probs.double(), best, rtol=STATISTICS, atol=STATISTICS_NATS
+    )
     entropy = torch.special.entr(probs).sum(dim=-1)
-    torch.testing.assert_close(reading.entropy.double(), entropy, rtol=STATISTICS, atol=1e-6)
+    torch.testing.assert_close(
+        reading.entropy.double(), entropy, rtol=STATISTICS, atol=STATISTICS_NATS
+    )
     check_proposals(reading.proposals, probs, uniforms, edge)
 
 
@@ -121,6 +128,25 @@ class TestDefinition:
             expected = expected_embeddings(logits, log_probs, embeddings)
             assert relative_error(reading.soft, expected) <= tolerance
             check_proposals(reading.proposals, log_probs.exp(), uniforms, EDGE[dtype])
+
+    @pytest.mark.parametrize("softcap", [SOFTCAP, None])
+    @pytest.mark.parametrize("with_embeddings", [True, False])
+    def test_a_certain_token_is_certain(self, setting, with_embeddings, softcap):
+        """Rounding a large logit over its temperature is not taken for doubt."""
+        device, dtype, tolerance = setting
+        hidden, head, _, uniforms, embeddings = draw(device, dtype, 64, 2500, 16, deviation=1.0)
+        head[:, 0], head[1234, 0] = 0.0, 3.0
+        hidden[:, 0] = torch.linspace(30.0, 60.0, 64)
+        temperature = torch.linspace(0.3, 0.8, 64, device=device)
+        given = embeddings if with_embeddings else None
+        reading = vocabulary.read_vocabulary(hidden, head, softcap, temperature, uniforms, given)
+        assert (reading.tokens == 1234).all() and (reading.proposals == 1234).all()
+        # All others together are less probable than what float32 tells from 1.
+        assert reading.log_probs.abs().max() <= 2**-24
+        assert reading.entropy.abs().max() <= 2**-24
+        if with_embeddings:
+            expected = embeddings[1234].double().expand(64, -1)
+            assert relative_error(reading.soft, expected) <= tolerance
 
     @pytest.mark.parametrize("temperature", [0.4, 0.3])
     def test_unlikely_logits_keep_their_precision(self, setting, temperature):

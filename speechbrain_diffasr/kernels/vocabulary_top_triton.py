@@ -74,14 +74,18 @@ def embed_top(logits, softcap, temperature, neighbours, embeddings, top, soft):
 
 
 @triton.jit
-def scale(logits, softcap, temperature):
-    """Logits with the softcap, over the temperature."""
+def difference(logits, other, softcap, temperature):
+    """How much larger logits are than another, both with the softcap, over the temperature.
+
+    It is 0 of equal logits. To subtract quotients of the temperature would not do: the compiler
+    fuses the division with the subtraction, and then rounds one quotient only.
+    """
     if softcap is None:
-        return logits / temperature
+        return (logits - other) / temperature
     else:
         # tanh(x) = 1 - 2 / (1 + exp(2 x))
-        bound = softcap / temperature
-        return bound - 2 * bound / (1 + tl.exp(logits * (2 / softcap)))
+        share = 1 / (1 + tl.exp(other * (2 / softcap)))
+        return (share - 1 / (1 + tl.exp(logits * (2 / softcap)))) * (2 * softcap / temperature)
 
 
 @triton.jit
@@ -141,8 +145,8 @@ def _top_kernel(
     chosen = _choose(values, TOP, BITS)
     divisor = tl.load(temperature + row)
     values = values.to(tl.float32)
-    best = scale(tl.max(values, axis=0), softcap, divisor)
-    weight = tl.where(chosen, tl.exp(scale(values, softcap, divisor) - best), 0.0)
+    best = tl.max(values, axis=0)
+    weight = tl.where(chosen, tl.exp(difference(values, best, softcap, divisor)), 0.0)
     place = tl.cumsum(chosen.to(tl.int32), axis=0) - 1
     tl.store(tokens + row * TOP + place, column, mask=chosen)
     tl.store(weights + row * TOP + place, weight / tl.sum(weight, axis=0), mask=chosen)

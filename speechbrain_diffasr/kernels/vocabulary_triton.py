@@ -15,8 +15,8 @@ from speechbrain_diffasr.kernels.vocabulary_top_triton import (
     ELEMENTS_PER_WARP,
     MAX_TOP,
     NEIGHBOURS,
+    difference,
     embed_top,
-    scale,
 )
 
 # Tiles that one program reads.
@@ -185,11 +185,10 @@ def _tiles_kernel(
     values = tl.load(at, mask=inside, other=float("-inf")).to(tl.float32)
     divisor = tl.load(temperature + row)
     best, place = tl.max(values, axis=1, return_indices=True)
-    best_scaled = scale(best, softcap, divisor)
-    difference = scale(values, softcap, divisor) - best_scaled[:, None]
+    below = difference(values, best[:, None], softcap, divisor)
     if V % (GROUP * TILE) != 0:
-        difference = tl.where(inside, difference, -1e30)
-    weight = tl.exp(difference)
+        below = tl.where(inside, below, -1e30)
+    weight = tl.exp(below)
 
     count: tl.constexpr = (V + TILE - 1) // TILE
     real = tile < count
@@ -197,12 +196,13 @@ def _tiles_kernel(
     at_tile = tiles + row * (3 * count) + tile
     tl.store(at_tile, best, mask=real)
     tl.store(at_tile + count, tl.sum(weight, axis=1), mask=real)
-    tl.store(at_tile + 2 * count, tl.sum(weight * difference, axis=1), mask=real)
+    tl.store(at_tile + 2 * count, tl.sum(weight * below, axis=1), mask=real)
     if highest is not None:
-        reference = REFERENCE
-        if not _is_bounded(softcap, divisor):
-            reference = scale(_max_of(highest + row * SPANS, SPANS), softcap, divisor)
-        tl.store(at, weight * tl.exp(best_scaled - reference)[:, None], mask=inside)
+        if _is_bounded(softcap, divisor):
+            shift = difference(best, 0.0, softcap, divisor) - REFERENCE
+        else:
+            shift = difference(best, _max_of(highest + row * SPANS, SPANS), softcap, divisor)
+        tl.store(at, weight * tl.exp(shift)[:, None], mask=inside)
     if neighbours is not None:
         values = tl.reshape(values, (GROUP * TILE // NEIGHBOURS, NEIGHBOURS))
         number = group * (GROUP * TILE // NEIGHBOURS) + tl.arange(0, GROUP * TILE // NEIGHBOURS)
@@ -254,11 +254,10 @@ def _join_kernel(
     at_tile = tiles + row * (3 * TILES) + tile
     best_of_tile = tl.load(at_tile, mask=real, other=float("-inf"))
     best, best_tile = tl.max(best_of_tile, axis=0, return_indices=True)
-    best_scaled = scale(best, softcap, divisor)
-    difference = tl.where(real, scale(best_of_tile, softcap, divisor) - best_scaled, -1e30)
-    share = tl.exp(difference)
+    below = tl.where(real, difference(best_of_tile, best, softcap, divisor), -1e30)
+    share = tl.exp(below)
     mass = tl.load(at_tile + TILES, mask=real, other=0.0) * share
-    moment = tl.load(at_tile + 2 * TILES, mask=real, other=0.0) * share + mass * difference
+    moment = tl.load(at_tile + 2 * TILES, mask=real, other=0.0) * share + mass * below
     total = tl.sum(mass, axis=0)
     log_total = tl.log(total)
     tl.store(log_probs + row, -log_total)
@@ -278,13 +277,13 @@ def _join_kernel(
     weight = tl.load(logits + row * V + column, mask=inside, other=0.0).to(tl.float32)
     if factor is None:  # the logits are still there
         highest = tl.sum(tl.where(tile == chosen, best_of_tile, 0.0), axis=0)
-        weight = scale(weight, softcap, divisor) - scale(highest, softcap, divisor)
-        weight = tl.where(inside, tl.exp(weight), 0.0)
+        weight = tl.exp(difference(weight, highest, softcap, divisor))
+        weight = tl.where(inside, weight, 0.0)
     else:
-        reference = best_scaled
+        written = total
         if _is_bounded(softcap, divisor):
-            reference = REFERENCE
-        tl.store(factor + row, tl.exp(reference - best_scaled) / total)
+            written *= tl.exp(difference(best, 0.0, softcap, divisor) - REFERENCE)
+        tl.store(factor + row, 1 / written)
     # Rounding may leave none; then it is the tile's most probable token.
     otherwise = tl.load(places + row * TILES + chosen)
     target = share_of_tile * tl.sum(weight, axis=0)
