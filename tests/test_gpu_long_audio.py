@@ -197,7 +197,7 @@ def test_text_that_fills_the_canvas(recording):
         ).transcribe_long(path, language="de", boundaries=boundaries)
         for device in DEVICES
     ]
-    assert len(told[1].tokens) > 6
+    assert len(told[1].words) > 6
     assert_same(told[1], told[0])
 
 
