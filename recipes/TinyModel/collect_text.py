@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "SyntheticSpeech"))
 
-from prepare import LANGUAGES, prepare_synthetic_speech, read_texts, split_sentences
+from prepare import LANGUAGES, prepare_synthetic_speech, read_lines, read_texts, split_sentences
 
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
@@ -26,6 +26,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--text_folder", required=True, help="as for SyntheticSpeech/prepare.py")
     parser.add_argument("--output", required=True, help="CSV to write, with the columns lang, wrd")
+    parser.add_argument("--more_folder", help="of more_text.py; the sentences then count twice")
     parser.add_argument("--digit_strings", type=int, default=5000, help="default: %(default)s")
     parser.add_argument("--digit_folder", required=True, help="folder to write, with en.txt")
     for name in ("num_valid", "num_test", "seed"):
@@ -38,7 +39,15 @@ def main():
         parts = split_sentences(
             sentences, words, language, args.num_valid, args.num_test, args.seed
         )
-        rows += [(language, line) for line in parts["train"]]
+        lines = parts["train"]
+        if args.more_folder:
+            # As in speech, where both corpora are drawn equally often.
+            lines = [
+                *lines,
+                *lines,
+                *read_lines(Path(args.more_folder) / f"{language}.txt").values(),
+            ]
+        rows += [(language, line) for line in lines]
     rng = random.Random(args.seed)
     strings = [
         " ".join(rng.choices(DIGITS, k=rng.randint(1, 7))) for _ in range(args.digit_strings)

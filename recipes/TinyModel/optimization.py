@@ -9,6 +9,8 @@ from speechbrain import parse_arguments
 from speechbrain.utils.distributed import infer_device
 from tqdm import tqdm
 
+from speechbrain_diffasr.hub import FolderPretrainer
+
 
 def load_hparams(arguments):
     """Reads YAML and command line as SpeechBrain's recipes do.
@@ -33,6 +35,20 @@ def load_hparams(arguments):
     return hparams
 
 
+def load_parts(folder, **parts):
+    """Loads weights of a pretrained folder, or of what pre-training wrote.
+
+    Arguments
+    ---------
+    folder : str or Path
+    **parts : torch.nn.Module
+        By the names of their files.
+    """
+    pretrainer = FolderPretrainer(loadables=parts)
+    pretrainer.collect_files(default_source=str(folder))
+    pretrainer.load_collected()
+
+
 def optimize(
     parameters,
     batches,
@@ -44,7 +60,7 @@ def optimize(
     save=lambda: None,
     after_step=lambda step: None,
 ):
-    """Minimizes a loss with AdamW, warm-up and a cosine to a tenth.
+    """Minimizes a loss with AdamW, warm-up and a cosine.
 
     It ends after so many steps or so many seconds, whichever is first, and the cosine with it.
     Steps whose gradient is not finite are skipped and counted.
@@ -57,7 +73,8 @@ def optimize(
     loss_of : callable
         Returns the loss and a dict of its parts (tensors).
     settings : dict
-        steps, seconds, save_every, lr, warmup_steps, betas, weight_decay, max_grad_norm.
+        steps, seconds, save_every, lr, last_lr (as a share of lr), warmup_steps, betas,
+        weight_decay, max_grad_norm.
     precision : str
         "bf16" for autocast, or "fp32".
     log_every : int
@@ -84,7 +101,8 @@ def optimize(
         if step < warmup:
             return (step + 1) / warmup
         progress = max(step / steps, (time.perf_counter() - begin) / settings["seconds"])
-        return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, progress)))
+        last = settings["last_lr"]
+        return last + (1 - last) / 2 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     skipped, sums = 0, {}
     batch = next(batches)

@@ -5,7 +5,10 @@ learn it. The slots of the prompt hold what a projector under CTC will put there
 spread over the frames, repeated, wrong or missing, and blanks between them. The token embeddings
 are those that `pretrain_encoder.py` writes after `head_steps`; they stay as they are.
 
+With --heard the slots hold what the encoder, its training finished, makes of speech.
+
     python pretrain_denoiser.py pretrain.yaml --data_folder data
+    python pretrain_denoiser.py pretrain.yaml --data_folder data --heard True
 """
 
 import csv
@@ -15,8 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from optimization import load_hparams, optimize
+from optimization import load_hparams, load_parts, optimize
+from pretrain_encoder import make_store
 from safetensors.torch import load_file
+from waveforms import spec_augment
 
 from speechbrain_diffasr.hub import save_part
 from speechbrain_diffasr.training import LanguageModelLosses
@@ -149,6 +154,46 @@ def audio_like(draft, model):
     return torch.nn.functional.rms_norm(mixed, mixed.shape[-1:])
 
 
+def make_speech_or_text(hparams, settings, device):
+    """The store that training reads: of speech with --heard, else of text."""
+    if hparams["heard"]:
+        return make_store(hparams, device, settings["heard_batch_size"], settings["join"])
+    model = hparams["model"]
+    return DraftStore(
+        path=Path(hparams["data_folder"]) / "text.csv",
+        tokenizer=model["tokenizer"],
+        num_slots=model["num_slots"],
+        blank=model["tokenizer"].token_id(hparams["blank_token"]),
+        canvas_length=model["canvas_length"],
+        batch_size=settings["batch_size"],
+        join=settings["join"],
+        max_wrong=settings["max_wrong"],
+        seed=hparams["seed"],
+    )
+
+
+def read_texts(store, gemma, device):
+    """Batches of text: (audio embeddings of torn drafts, languages, tokens), without end."""
+    for languages, tokens, draft in store:
+        draft = torch.from_numpy(draft).to(device, non_blocking=True)
+        yield audio_like(draft, gemma), languages, tokens
+
+
+def hear_speech(store, hparams, device):
+    """Batches of speech: (audio embeddings, languages, tokens), without end."""
+    whisper = hparams["model"]["whisper"].to(device).eval()
+    projector = hparams["model"]["projector"].to(device)
+    load_parts(hparams["output_folder"], whisper=whisper, projector=projector)
+    bf16 = hparams["precision"] == "bf16"
+    for batch in store:
+        with torch.no_grad(), torch.autocast(batch.sig[0].device.type, torch.bfloat16, bf16):
+            mels = whisper.log_mel(*batch.sig)
+            if hparams["spec_augment"]:
+                mels = spec_augment(mels, store.generator)
+            audio = projector(whisper.encode_mel(mels))
+        yield audio.float(), batch.lang, batch.tokens
+
+
 def main():
     hparams = load_hparams(sys.argv[1:])
     model, settings, device = hparams["model"], hparams["denoiser"], hparams["device"]
@@ -157,41 +202,39 @@ def main():
     output.mkdir(parents=True, exist_ok=True)
     tokenizer = model["tokenizer"]
     tokenizer.load(folder / "tokenizer.json")
+    # Before CUDA is initialized: the files are read in forked processes.
+    store = make_speech_or_text(hparams, settings, device)
     gemma = model["diffusion_gemma"].to(device)
-    with torch.no_grad():
-        embeddings = load_file(hparams["embeddings"])["weight"]
-        gemma.head.weight.copy_(embeddings)
+    if hparams["heard"]:
+        load_parts(output, base=gemma)
+    elif hparams["continue_from"]:
+        load_parts(hparams["continue_from"], base=gemma)
+    else:
+        with torch.no_grad():
+            gemma.head.weight.copy_(load_file(hparams["embeddings"])["weight"])
     gemma.head.weight.requires_grad_(False)
-    store = DraftStore(
-        path=folder / "text.csv",
-        tokenizer=tokenizer,
-        num_slots=model["num_slots"],
-        blank=tokenizer.token_id(hparams["blank_token"]),
-        canvas_length=model["canvas_length"],
-        batch_size=settings["batch_size"],
-        join=settings["join"],
-        max_wrong=settings["max_wrong"],
-        seed=hparams["seed"],
-    )
     losses = LanguageModelLosses(
         gemma,
         model["prompt"],
-        model["canvas_length"],
+        model["sampler"],
         settings["self_conditioning"],
+        settings["unrolled"],
         chunk_size=hparams["chunk_size"],
         compile=hparams["compile"],
     )
 
     def loss_of(batch):
-        languages, tokens, draft = batch
-        draft = torch.from_numpy(draft).to(device, non_blocking=True)
-        diffusion, autoregressive = losses(audio_like(draft, gemma), languages, tokens)
+        diffusion, autoregressive = losses(*batch)
         total = diffusion + settings["autoregressive_weight"] * autoregressive
         return total, {"diffusion": diffusion, "autoregressive": autoregressive}
 
     def save():
         save_part("base", gemma, output, torch.float16)
 
+    if hparams["heard"]:
+        batches = hear_speech(store, hparams, device)
+    else:
+        batches = read_texts(store, gemma, device)
     with open(output / "denoiser.log", "a", encoding="utf-8") as log_file:
 
         def log(line):
@@ -199,7 +242,7 @@ def main():
 
         optimize(
             gemma.parameters(),
-            iter(store),
+            batches,
             loss_of,
             settings,
             hparams["precision"],

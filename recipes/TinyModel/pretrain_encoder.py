@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import torch
-from optimization import load_hparams, optimize
-from safetensors.torch import load_file, save_file
+from optimization import load_hparams, load_parts, optimize
+from safetensors.torch import save_file
 from waveforms import WaveformStore, spec_augment
 
 from speechbrain_diffasr.decoders.ctc import greedy_tokens
@@ -30,7 +30,11 @@ def make_store(hparams, device, batch_size, join):
         device=device,
         batch_size=batch_size,
         window=hparams["train_window"],
+        max_tokens=hparams["model"]["canvas_length"],
         join=join,
+        max_pause=hparams["max_pause"],
+        max_lead=hparams["max_lead"],
+        empty=hparams["empty"],
         noise=hparams["noise"],
         band_limit=hparams["band_limit"],
         max_stretch=hparams["max_stretch"],
@@ -59,12 +63,14 @@ def main():
     # Before CUDA is initialized: the files are read in forked processes.
     store = make_store(hparams, device, settings["batch_size"], settings["join"])
     whisper, projector = model["whisper"].to(device), model["projector"].to(device)
-    if hparams["continue_from"]:
-        whisper.load_state_dict(load_file(f"{hparams['continue_from']}/whisper.safetensors"))
-        projector.load_state_dict(load_file(f"{hparams['continue_from']}/projector.safetensors"))
-    whisper.set_window(hparams["train_window"])
     gemma = model["diffusion_gemma"]
     layer = torch.nn.Linear(gemma.hidden_size, gemma.vocab_size, bias=False)
+    head_steps = settings["head_steps"]
+    if hparams["continue_from"]:
+        load_parts(hparams["continue_from"], whisper=whisper, projector=projector, base=gemma)
+        layer.load_state_dict({"weight": gemma.head.weight})
+        head_steps = 0
+    whisper.set_window(hparams["train_window"])
     weight = layer.to(device).weight
     head = Head(weight, gemma.softcap)
     ctc = CTCLoss(blank=blank, chunk_size=hparams["chunk_size"])
@@ -92,12 +98,13 @@ def main():
         save_part("projector", projector, output, torch.float16)
 
     def share_embeddings(step):
-        if step == settings["head_steps"]:
+        if step == head_steps:
             weight.requires_grad_(False)
             part = output / "embeddings.part"
             save_file({"weight": weight.detach().cpu()}, part)
             part.rename(output / "embeddings.safetensors")
 
+    share_embeddings(0)
     with open(output / "encoder.log", "a", encoding="utf-8") as log_file:
 
         def log(line):

@@ -56,8 +56,15 @@ class WaveformStore(torch.utils.data.IterableDataset):
     batch_size : int
     window : float
         Seconds of a batch.
+    max_tokens : int
+        Longest transcript of an example.
     join : float
         Share of examples that are several utterances of one group with pauses between them.
+    max_pause, max_lead : float
+        Seconds of the longest pause, between utterances and before the first. Short ones are drawn
+        more often.
+    empty : float
+        Share of examples in which nobody speaks.
     noise : float
         Share of examples with white noise at 10 to 40 dB.
     max_stretch : float
@@ -78,7 +85,11 @@ class WaveformStore(torch.utils.data.IterableDataset):
         device,
         batch_size,
         window,
+        max_tokens,
         join=0.5,
+        max_pause=0.5,
+        max_lead=0.3,
+        empty=0.0,
         noise=0.5,
         max_stretch=0.1,
         band_limit=0.0,
@@ -86,22 +97,28 @@ class WaveformStore(torch.utils.data.IterableDataset):
         weights=None,
         sample_rate=16000,
     ):
-        self.rows = []
-        groups = {}
+        rows = []
         for number, (path, root) in enumerate(zip(csvs, data_roots, strict=True)):
             with open(path, encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):
                     if float(row["duration"]) * (1 + max_stretch) > window:
                         continue
                     row["wav"] = row["wav"].replace("$data_root", str(root))
-                    name = row["lang"] + (str(number) if number else "")
-                    groups.setdefault(name, []).append(len(self.rows))
-                    self.rows.append(row)
+                    row["group"] = row["lang"] + (str(number) if number else "")
+                    rows.append(row)
+        texts = [row["wrd"] for row in rows]
+        tokens = tokenizer.backend(texts, add_special_tokens=False)["input_ids"]
+        fitting = [
+            (row, list(line))
+            for row, line in zip(rows, tokens, strict=True)
+            if len(line) <= max_tokens
+        ]
+        self.rows, self.tokens = (list(column) for column in zip(*fitting, strict=True))
+        groups = {}
+        for index, row in enumerate(self.rows):
+            groups.setdefault(row["group"], []).append(index)
         self.groups = list(groups.values())
         self.chances = [float((weights or {}).get(name, 1.0)) for name in groups]
-        self.tokens = [list(t) for t in tokenizer.backend(
-            [row["wrd"] for row in self.rows], add_special_tokens=False
-        )["input_ids"]]  # fmt: skip
         paths = [row["wav"] for row in self.rows]
         shares = [paths[start : start + 1000] for start in range(0, len(paths), 1000)]
         with ProcessPoolExecutor() as pool:
@@ -113,6 +130,8 @@ class WaveformStore(torch.utils.data.IterableDataset):
         self.batch_size = batch_size
         self.max_samples = int(window * sample_rate)
         self.sample_rate = sample_rate
+        self.max_tokens, self.empty = max_tokens, empty
+        self.max_pause, self.max_lead = max_pause, max_lead
         self.join, self.noise, self.max_stretch = join, noise, max_stretch
         self.band_limit = band_limit
         self.rng = random.Random(seed)
@@ -128,19 +147,25 @@ class WaveformStore(torch.utils.data.IterableDataset):
         first = self.rng.choice(group)
         # Slowed down, everything must still fit into the window.
         limit = self.max_samples / (1 + self.max_stretch)
-        start = int(self.rng.uniform(0, 0.3) * self.sample_rate)
+        start = self._pause(self.max_lead)
         start = max(0, min(start, int(limit) - self.lens[first]))
         parts, end = [(first, start)], start + self.lens[first]
+        tokens = len(self.tokens[first])
         if self.rng.random() < self.join:
             wanted = self.rng.uniform(0.2, 1.0) * limit
             while True:
                 other = self.rng.choice(group)
-                start = end + int(self.rng.uniform(0.05, 0.5) * self.sample_rate)
-                if start + self.lens[other] > wanted:
+                start = end + self._pause(self.max_pause)
+                tokens += len(self.tokens[other])
+                if start + self.lens[other] > wanted or tokens > self.max_tokens:
                     break
                 parts.append((other, start))
                 end = start + self.lens[other]
         return parts
+
+    def _pause(self, longest):
+        """Samples of a pause; half of them are shorter than an eighth of the longest."""
+        return int((0.05 + longest * self.rng.random() ** 3) * self.sample_rate)
 
     def batch(self):
         """Draws a batch.
@@ -166,6 +191,13 @@ class WaveformStore(torch.utils.data.IterableDataset):
         )
         wavs = self._augment(wavs.view(self.batch_size, self.max_samples), ends[:, None])
         first = [parts[0][0] for parts in examples]
+        silent = [self.rng.random() < self.empty for _ in examples]
+        if any(silent):
+            wavs = torch.where(torch.tensor(silent, device=self.device)[:, None], hush(wavs), wavs)
+            examples = [
+                [] if is_silent else parts
+                for is_silent, parts in zip(silent, examples, strict=True)
+            ]
         return Batch(
             id=[self.rows[i]["ID"] for i in first],
             sig=PaddedData(wavs, torch.ones(self.batch_size, device=self.device)),
@@ -216,6 +248,28 @@ def _read(paths):
     """Reads WAV files into one array, and their lengths into another."""
     wavs = [soundfile.read(path, dtype="int16")[0] for path in paths]
     return np.concatenate(wavs), np.array([len(wav) for wav in wavs])
+
+
+def hush(wavs):
+    """Noise with the spectrum of waveforms, but without what they say, [B, T].
+
+    Arguments
+    ---------
+    wavs : torch.Tensor
+        [B, T].
+
+    Returns
+    -------
+    noise : torch.Tensor
+        [B, T]. A digital silence stays one.
+    """
+    spectrum = torch.fft.rfft(wavs)
+    # Smoothed over 60 Hz or so: neither pitch nor time is left.
+    power = spectrum.abs().square()[:, None]
+    width = 2 * (wavs.shape[1] // 512) + 1
+    smooth = torch.nn.functional.avg_pool1d(power, width, 1, width // 2, count_include_pad=False)
+    phase = torch.rand_like(smooth[:, 0]) * (2 * torch.pi)
+    return torch.fft.irfft(torch.polar(smooth[:, 0].sqrt(), phase), n=wavs.shape[1])
 
 
 def spec_augment(mels, generator, time_masks=2, max_time=40, freq_masks=2, max_freq=12):
