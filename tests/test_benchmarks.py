@@ -23,10 +23,18 @@ def training():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module")
+def steps(training):
+    """What it times."""
+    import training_steps
+
+    return training_steps
+
+
 @pytest.fixture
-def small_memory(training, monkeypatch):
+def small_memory(steps, monkeypatch):
     """Memory that is full with more than three utterances, half way through the step."""
-    whole = training.TimedBrain.compute_objectives
+    whole = steps.TimedBrain.compute_objectives
 
     def compute_objectives(self, predictions, batch, stage):
         loss = whole(self, predictions, batch, stage)
@@ -35,14 +43,16 @@ def small_memory(training, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return loss
 
-    monkeypatch.setattr(training.TimedBrain, "compute_objectives", compute_objectives)
+    monkeypatch.setattr(steps.TimedBrain, "compute_objectives", compute_objectives)
 
 
 def options(model, *more):
     return ["--model", str(model), "--warmup", "0", "--repeats", "1", *more]
 
 
-def test_parts_of_a_step_and_speeds_belong_together(training, random_model, tmp_path, capsys):
+def test_parts_of_a_step_and_speeds_belong_together(
+    training, steps, random_model, tmp_path, capsys
+):
     output = tmp_path / "new" / "figures.json"
     training.main(options(random_model, "--batch_sizes", "2", "--output", str(output)))
     result = json.loads(output.read_text())
@@ -52,7 +62,7 @@ def test_parts_of_a_step_and_speeds_belong_together(training, random_model, tmp_
     assert (wavs["audio"], frames["audio"]) == ("waveforms", "frames")
     assert wavs["encoder_ms"] > 0 and frames["encoder_ms"] == 0
     for row in result["rows"]:
-        parts = [row[f"{part}_ms"] for part in training.PARTS]
+        parts = [row[f"{part}_ms"] for part in steps.PARTS]
         assert sum(parts) == pytest.approx(row["step_ms"])
         assert row["utterances_per_s"] == pytest.approx(2000 / row["step_ms"])
         assert row["hours_per_hour"] == pytest.approx(2.0 * row["utterances_per_s"])
@@ -66,15 +76,15 @@ def test_batches_that_do_not_fit_end_the_list(training, random_model, small_memo
     assert "waveforms, batch of 4: out of memory" in capsys.readouterr().out
 
 
-def test_the_largest_batch_is_found_and_measured(training, random_model, small_memory):
+def test_the_largest_batch_is_found_and_measured(training, steps, random_model, small_memory):
     _, args = training.parse(options(random_model, "--batch_sizes", "1", "--audio", "waveforms"))
     args.largest = True  # on the CPU only here
     run_opts = training.sb.core.RunOptions.from_dictionary({"device": "cpu"})
     changes = {"fresh": list(training.TRAINED)}
     asr = training.load_recognizer(random_model, changes, run_opts, trained=True)
-    brain = training.make_brain(asr, run_opts)
+    brain = steps.make_brain(asr, run_opts)
     rows, largest = training.run(
-        brain, lambda audio, size: training.make_batch(brain, asr, audio, size, 2.0, 7), args
+        brain, lambda audio, size: steps.make_batch(brain, asr, audio, size, 2.0, 7), args
     )
     assert largest == {"fits": 3, "does_not_fit": 4}
     assert [row["batch"] for row in rows] == [1, 3]
@@ -82,18 +92,18 @@ def test_the_largest_batch_is_found_and_measured(training, random_model, small_m
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 7, 20, 63, 64, 65, 200, 256, 1000])
-def test_search_for_the_largest(training, most):
+def test_search_for_the_largest(steps, most):
     tried = []
 
     def fits(number):
         tried.append(number)
         return number <= most
 
-    good, bad = training.largest_that_fits(fits, good=1, limit=256, precision=0.0)
+    good, bad = steps.largest_that_fits(fits, good=1, limit=256, precision=0.0)
     assert good == min(most, 256)
     assert bad == (None if most >= 256 else most + 1)
     assert len(tried) == len(set(tried)) <= 16
-    good, bad = training.largest_that_fits(lambda number: number <= most, 1, limit=256)
+    good, bad = steps.largest_that_fits(lambda number: number <= most, 1, limit=256)
     assert good <= most and (bad is None or most < bad <= max(good + 1, 1.1 * good))
 
 
