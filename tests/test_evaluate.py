@@ -2,13 +2,10 @@
 
 import copy
 import csv
-import functools
 import itertools
 import json
-import random
 import subprocess
 import sys
-import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,22 +15,15 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
-from transformers.models.whisper.english_normalizer import (
-    BasicTextNormalizer,
-    EnglishTextNormalizer,
-)
 
 from speechbrain_diffasr import cli, report
 from speechbrain_diffasr.audio import load_audio
-from speechbrain_diffasr.evaluate import CsvError, evaluate_csvs, evaluate_rows, read_rows
+from speechbrain_diffasr.evaluate import evaluate_csvs, evaluate_rows, read_rows
 from speechbrain_diffasr.inference import DiffusionASR, Transcript
-from speechbrain_diffasr.metrics import ErrorRates
 from speechbrain_diffasr.normalizers import make_normalizer
-from speechbrain_diffasr.utterances import mismatch
 
 MODEL = Path(__file__).parents[1] / "pretrained" / "diffasr-tiny"
 SAMPLES = {name: MODEL / "samples" / f"{name}.wav" for name in ("de_1", "de_2", "hi_1", "zh_1")}
-HINDI = "यह सही है, कैसे?"
 
 
 def write_csv(path, rows, columns=("ID", "wav", "lang", "wrd")):
@@ -49,87 +39,6 @@ def sample_rows():
         [name, path, name[:2], f"{path.with_suffix('.txt').read_text(encoding='utf-8').strip()}!"]
         for name, path in SAMPLES.items()
     ]
-
-
-# Normalizers
-
-
-def test_whispers_normalizer_tears_hindi_words_and_ours_does_not():
-    whisper, marks = make_normalizer("whisper"), make_normalizer("marks")
-    assert marks(HINDI, "hi").split() == ["यह", "सही", "है", "कैसे"]
-    assert len(whisper(HINDI, "hi").split()) > 4
-    assert not [c for c in whisper(HINDI, "hi") if unicodedata.category(c)[0] == "M"]
-
-
-def test_marks_keeps_all_marks_and_letters_and_no_punctuation():
-    marks = make_normalizer("marks")
-    compatible = functools.partial(unicodedata.normalize, "NFKC")
-    for character in map(chr, range(0x20, 0x3000)):
-        kind = unicodedata.category(character)
-        text = marks(f"क{character}क")
-        if kind[0] in "PS":
-            # NFKC takes a symbol such as ™ or ℃ apart into letters: it goes before that.
-            assert text == "क क"
-        elif all(unicodedata.category(c)[0] in "LMN" for c in compatible(character)):
-            assert len(text.split()) == 1 and text != "कक"
-        assert marks(text) == text
-        # All but the dotless i of Turkish and its kind.
-        if character.upper().lower() == character.lower():
-            assert marks(character.upper()) == marks(character.lower())
-
-
-@pytest.mark.parametrize(
-    "text", ["Don't, [noise] Mr. GREY said: £20!", "  Ça va?  ", HINDI, "你好。"]
-)
-def test_whisper_is_what_transformers_has(text, tmp_path):
-    path = tmp_path / "normalizer.json"
-    path.write_text(json.dumps({"grey": "gray"}))
-    with_table, without = make_normalizer("whisper", path), make_normalizer("whisper")
-    basic = BasicTextNormalizer()(text).strip()
-    assert with_table(text, "en") == EnglishTextNormalizer({"grey": "gray"})(text).strip()
-    assert without(text, "en") == basic
-    assert "no table" in without.description and "no table" not in with_table.description
-    for normalizer in (with_table, without):
-        assert normalizer(text, "hi") == normalizer(text, None) == basic
-        split = BasicTextNormalizer(split_letters=True)(text)
-        assert normalizer(text, "zh").split() == normalizer(text, "zh-TW").split() == split.split()
-
-
-# Rates
-
-
-def test_rates_are_those_of_jiwer():
-    rng = random.Random(0)
-    pairs = {"en": [], "zh": []}
-    for words in pairs.values():
-        for _ in range(30):
-            reference = rng.choices(["a", "cat", "sat", "猫", "on"], k=rng.randint(1, 9))
-            hypothesis = [w for w in reference if rng.random() > 0.2]
-            hypothesis += rng.choices(["mat", "cat"], k=rng.randint(0, 2))
-            words.append((" ".join(reference), " ".join(hypothesis)))
-    rates = ErrorRates()
-    for group, texts in pairs.items():
-        for i, (reference, hypothesis) in enumerate(texts):
-            rates.append([str(i)], [hypothesis], [reference], [group])
-    for group, summary in rates.summarize().items():
-        references, hypotheses = map(list, zip(*pairs[group], strict=True))
-        words = jiwer.process_words(references, hypotheses)
-        characters = jiwer.process_characters(
-            [text.replace(" ", "") for text in references],
-            [text.replace(" ", "") for text in hypotheses],
-        )
-        assert summary["wer"] == pytest.approx(100 * words.wer)
-        assert summary["cer"] == pytest.approx(100 * characters.cer)
-        # The split into kinds is not unique, insertions less deletions are.
-        for errors, expected in (
-            (summary["word_errors"], words),
-            (summary["character_errors"], characters),
-        ):
-            edits = expected.insertions + expected.deletions + expected.substitutions
-            assert sum(errors.values()) == edits
-            surplus = errors["insertions"] - errors["deletions"]
-            assert surplus == expected.insertions - expected.deletions
-        assert rates.main_rate(group) == summary["cer" if group == "zh" else "wer"]
 
 
 # The whole command, with the model that ships
@@ -314,73 +223,7 @@ def test_mismatched_audio_is_decoded_in_place_of_ones_own(asr, tmp_path):
     assert [entry["ID"] for entry in result["skipped"]] == ["hi_1", "zh_1"]
 
 
-# Mismatched pairs
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_no_utterance_keeps_its_audio_its_text_or_its_language(seed):
-    rng = random.Random(seed)
-    rows = []
-    for language in ("en", "de"):
-        size = rng.randint(4, 30)
-        texts = [f"{language} {rng.randrange(size)}" for _ in range(size)]
-        rows += [{"lang": language, "wrd": text} for text in texts]
-    for i, row in enumerate(rows):
-        row |= {"ID": str(i), "wav": f"{i}.wav"}
-    by_id = {row["ID"]: row for row in rows}
-    pairs, skipped = mismatch(rows, seed)
-    assert mismatch(rows, seed) == (pairs, skipped)
-    for row in pairs:
-        own, other = by_id[row["ID"]], by_id[row["audio_of"]]
-        assert row["wav"] == other["wav"] != own["wav"]
-        assert (row["wrd"], row["lang"]) == (own["wrd"], other["lang"])
-        assert other["wrd"] != own["wrd"]
-    assert len({row["wav"] for row in pairs}) == len(pairs)
-    most = {
-        language: max([r["wrd"] for r in rows if r["lang"] == language].count(r["wrd"])
-                      for r in rows if r["lang"] == language)
-        for language in ("en", "de")
-    }  # fmt: skip
-    if all(2 * most[lang] <= sum(r["lang"] == lang for r in rows) for lang in most):
-        assert not skipped
-    assert len(pairs) + len(skipped) == len(rows)
-
-
-def test_other_seeds_give_other_pairs():
-    rows = [{"ID": str(i), "wav": f"{i}.wav", "wrd": f"w{i}"} for i in range(30)]
-    assert mismatch(rows, 0) != mismatch(rows, 1)
-
-
-# Files and usage
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (None, "No such file"),
-        (b"", "the file is empty"),
-        (b"ID,wav,wrd\n", "no utterances"),
-        (b"ID,path,wrd\na,b,c\n", "no column wav; expected ID, wav, wrd and lang"),
-        ("ID,wav,wrd\na,b,ç\n".encode("latin-1"), "not a text in UTF-8"),
-    ],
-)
-def test_a_bad_csv_gets_one_line_before_the_model_is_loaded(tmp_path, capfd, content, reason):
-    path = tmp_path / "test.csv"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(CsvError, match=reason):
-        read_rows(path)
-    assert cli.main(["evaluate", "--csv", str(path), "--model", "no/model"]) == 2
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.startswith(f"diffasr: --csv: {path}: ")
-    assert len(err.splitlines()) == 1
-
-
-def test_a_csv_from_a_spreadsheet_is_read(tmp_path):
-    path = tmp_path / "test.csv"
-    path.write_text("ID,wav,wrd\r\na,$data_root/a.wav,ça\r\n", encoding="utf-8-sig")
-    assert read_rows(path, "data") == [{"ID": "a", "wav": "data/a.wav", "wrd": "ça"}]
+# Usage
 
 
 class Echo:
