@@ -28,13 +28,8 @@ from tqdm import tqdm
 from speechbrain_diffasr.audio import AudioError
 from speechbrain_diffasr.decoders.ctc import greedy_tokens
 from speechbrain_diffasr.inference import DiffusionASR, check_device, default_model
-from speechbrain_diffasr.language import (
-    LANGUAGE_FILE,
-    TEMPERATURE,
-    LanguageTable,
-    identify_language,
-    read_texts,
-)
+from speechbrain_diffasr.language import TEMPERATURE, identify_language
+from speechbrain_diffasr.language_table import NO_TABLE
 from speechbrain_diffasr.utterances import first_rows, read_rows, usable_rows
 
 TEMPERATURES = np.geomspace(0.05, 50.0, 201)
@@ -271,12 +266,11 @@ def parse(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default=default_model(), help="a pretrained folder")
+    parser.add_argument(
+        "--model", default=default_model(), help="a pretrained folder with a table of languages"
+    )
     parser.add_argument("--valid", required=True, help="CSV that the temperature is fitted on")
     parser.add_argument("--test", required=True, nargs="+", help="CSV files to report on")
-    parser.add_argument(
-        "--texts", help=f"CSV to count tokens in, instead of the model's {LANGUAGE_FILE}"
-    )
     parser.add_argument(
         "--utterances", type=int, default=100, help="of each language at most (%(default)s)"
     )
@@ -293,20 +287,14 @@ def parse(argv):
     return parser, args
 
 
-def load_table(asr, args):
-    """The table of the model's folder, or one of the texts that are given."""
-    if args.texts is None:
-        return LanguageTable.load(Path(args.model) / LANGUAGE_FILE)
-    texts = read_texts(args.texts, asr.languages)
-    return LanguageTable.from_texts(texts, asr.tokenizer, asr.mods.decoder.model.vocab_size)
-
-
 def main(argv=None):
     parser, args = parse(argv)
     try:
         check_device(args.device)
         asr = DiffusionASR.from_hparams(args.model, run_opts={"device": args.device})
-        table = load_table(asr, args)
+        table = asr.language_table
+        if table is None:
+            parser.error(NO_TABLE)
         files = {}
         for path in (args.valid, *args.test):
             rows, _ = usable_rows(read_rows(path), table.languages)

@@ -5,11 +5,16 @@ import json
 import re
 from pathlib import Path
 
+from huggingface_hub.errors import EntryNotFoundError
 from hyperpyyaml.core import recursive_update
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
-from speechbrain.utils.fetching import FetchSource
+from speechbrain.utils.checkpoints import PARAMFILE_EXT
+from speechbrain.utils.distributed import main_process_only
+from speechbrain.utils.fetching import FetchFrom, FetchSource, fetch, guess_source
 from speechbrain.utils.parameter_transfer import Pretrainer
+
+from speechbrain_diffasr.language_table import LANGUAGE_FILE, LanguageTable
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -20,6 +25,7 @@ FILENAMES = {
     "base": "base.safetensors",
     "projector": "projector.safetensors",
     "adapter": "adapter_model.safetensors",
+    "language": LANGUAGE_FILE,
 }
 # Those that recipes train; the rest stays frozen.
 TRAINED = ("projector", "adapter")
@@ -59,6 +65,10 @@ class FolderPretrainer(Pretrainer):
     SpeechBrain's Pretrainer expects `NAME.ckpt`; this one knows the file names of a pretrained
     folder (see `FILENAMES`), and any part can come from another folder or Hub repository.
 
+    The part `language` needs no object: if there is such a file in the folder, or else beside the
+    projector, `language_table` holds it after loading, and otherwise stays None. It is missed only
+    if `sources` says where it lies.
+
     Arguments
     ---------
     loadables : dict
@@ -89,12 +99,35 @@ class FolderPretrainer(Pretrainer):
             raise ValueError(
                 f"pretrainer: unknown part {unknown[0]!r}; choose from {', '.join(FILENAMES)}"
             )
-        super().__init__(
-            loadables={name: part for name, part in loadables.items() if name not in fresh},
-            custom_hooks={name: _loader(name) for name in loadables},
-        )
-        self.parts = loadables
+        self.language_table = None
+        self.parts = {**loadables, "language": self}
         self.sources = sources or {}
+        self.folder = ""
+        super().__init__(
+            loadables={name: part for name, part in self.parts.items() if name not in fresh},
+            custom_hooks={name: _loader(name) for name in self.parts},
+        )
+
+    def place(self, name):
+        """Where a part lies that is not in the folder that was loaded.
+
+        Arguments
+        ---------
+        name : str
+            Of `FILENAMES`.
+
+        Returns
+        -------
+        source : str or None
+            An absolute path, or a Hub repository; None if it is in this folder.
+        """
+        source = self.sources.get(name)
+        if not source:
+            return None
+        for folder in (Path(str(self.folder), str(source)), Path(str(source))):
+            if folder.is_dir():
+                return str(folder.resolve())
+        return source
 
     def collect_files(self, default_source=None, **kwargs):
         """Finds or downloads the files.
@@ -111,17 +144,41 @@ class FolderPretrainer(Pretrainer):
         paths : dict
             Local path of each part.
         """
-        for name in self.loadables:
-            source = self.sources.get(name) or default_source
-            beside = Path(str(default_source), str(source))
-            if source is not default_source and beside.is_dir():
-                source = str(beside)
-            if isinstance(source, FetchSource):
-                fetch_from, folder = source
+        self.folder = default_source or ""
+        places = {name: self.place(name) or default_source for name in self.loadables}
+        if "language" in places and not self.sources.get("language"):
+            options = {"savedir": self.collect_in, "save_filename": f"language{PARAMFILE_EXT}"}
+            self.conditions["language"] = False
+            for place in dict.fromkeys((default_source, places.get("projector", default_source))):
+                if _is_there(LANGUAGE_FILE, place, **options, **kwargs):
+                    places["language"], self.conditions["language"] = place, True
+                    break
+        for name, place in places.items():
+            if isinstance(place, FetchSource):
+                fetch_from, folder = place
                 self.paths[name] = FetchSource(fetch_from, f"{folder}/{FILENAMES[name]}")
             else:
-                self.paths[name] = f"{source}/{FILENAMES[name]}"
+                self.paths[name] = f"{place}/{FILENAMES[name]}"
         return super().collect_files(default_source=default_source, **kwargs)
+
+
+@main_process_only
+def _is_there(filename, source, **options):
+    """Whether there is a file; one that is remote is fetched. All processes learn it from one."""
+    if source is None:
+        return False
+    fetch_from, folder = guess_source(source)
+    if fetch_from is FetchFrom.LOCAL:
+        return Path(folder, filename).is_file()
+    try:
+        fetch(filename, source, **options)
+    except EntryNotFoundError:
+        return False
+    except ValueError as error:  # SpeechBrain's, of a web address
+        if getattr(error.__cause__, "code", None) != 404:
+            raise
+        return False
+    return True
 
 
 def override_yaml(text, overrides):
@@ -172,6 +229,8 @@ def _loader(name):
                 part.load_base_state_dict(load_file(path))
             elif name == "adapter":
                 part.load_adapter_state_dict(load_file(path))
+            elif name == "language":
+                part.language_table = LanguageTable.load(path)
             else:
                 part.load_state_dict(load_file(path))
         except (ValueError, RuntimeError) as error:
@@ -188,7 +247,8 @@ def save_part(name, part, folder, dtype=None):
     name : str
         Of `FILENAMES`.
     part : object
-        The tokenizer or module.
+        The tokenizer or module; for language whatever has a `language_table`. If that is None, a
+        file that lies there from before is removed, since it is of another model.
     folder : str or Path
         Where to write.
     dtype : torch.dtype, optional
@@ -198,6 +258,12 @@ def save_part(name, part, folder, dtype=None):
     path = folder / FILENAMES[name]
     if name == "tokenizer":
         part.backend.backend_tokenizer.save(str(path))
+        return
+    if name == "language":
+        if part.language_table is None:
+            path.unlink(missing_ok=True)
+        else:
+            part.language_table.save(path)
         return
     if name == "base":
         weights = part.base_state_dict()
@@ -237,9 +303,14 @@ def save_pretrained(pretrainer, hyperparams, folder, dtype=None, parts=None):
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "hyperparams.yaml").write_text(hyperparams, encoding="utf-8")
     if parts is None:
-        parts = [name for name in pretrainer.parts if not pretrainer.sources.get(name)]
+        # Relative paths would not lead there any more. A table is small, and may be another one
+        # than was loaded.
+        sources = {name: pretrainer.place(name) for name in pretrainer.sources} | {"language": None}
+        if any(pretrainer.sources.get(name) != source for name, source in sources.items()):
+            hyperparams = override_yaml(hyperparams, {"sources": sources})
+        parts = [name for name in pretrainer.parts if not sources.get(name)]
+    (folder / "hyperparams.yaml").write_text(hyperparams, encoding="utf-8")
     for name in parts:
         save_part(name, pretrainer.parts[name], folder, dtype)
 
@@ -259,13 +330,9 @@ def save_finetuned(asr, source, folder, languages=None):
     """
     pretrainer = asr.hparams.pretrainer
     here = str(Path(source).resolve()) if Path(source).exists() else str(source)
-    sources = {}
-    for name in pretrainer.parts:
-        before = pretrainer.sources.get(name) or here
-        beside = Path(here, before)
-        sources[name] = str(beside.resolve()) if beside.is_dir() else before
-    sources |= dict.fromkeys(TRAINED)
+    sources = {name: pretrainer.place(name) or here for name in pretrainer.parts}
+    sources |= dict.fromkeys((*TRAINED, "language"))
     changes = {"sources": sources, "fresh": [], "languages": languages or {}}
     text = override_yaml(asr.hyperparams, changes)
     text = f"# Projector and LoRA trained from {source}, whose comments follow.\n{text}"
-    save_pretrained(pretrainer, text, folder, parts=TRAINED)
+    save_pretrained(pretrainer, text, folder, parts=(*TRAINED, "language"))

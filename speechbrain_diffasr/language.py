@@ -1,18 +1,13 @@
 """The language of an utterance, found in what CTC reads from the projector's frames."""
 
-import csv
-import json
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-# Where a pretrained folder keeps its `LanguageTable`.
-LANGUAGE_FILE = "language.safetensors"
+from speechbrain_diffasr.language_table import NO_TABLE, SMOOTHING
+
 # Fitted on diffasr-tiny by benchmarks/language.py.
 TEMPERATURE = 0.9
-SMOOTHING = 0.1
 
 
 class FoundLanguage(NamedTuple):
@@ -31,172 +26,6 @@ class FoundLanguage(NamedTuple):
     code: str
     probability: float
     probabilities: dict
-
-
-class LanguageTable:
-    """How often each token occurs in the texts of each language.
-
-    Arguments
-    ---------
-    counts : torch.Tensor
-        Occurrences, [L, V].
-    languages : list of str
-        Codes, in the order of the counts.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two languages, one comes twice, one has no text, or the counts are
-        of another number of languages.
-
-    Example
-    -------
-    >>> table = LanguageTable(torch.tensor([[8, 2, 0, 0], [2, 8, 0, 9]]), ["en", "de"])
-    >>> table.weights(smoothing=0.1).shape
-    torch.Size([4, 2])
-    >>> path = getfixture("tmp_path") / LANGUAGE_FILE
-    >>> table.save(path)
-    >>> LanguageTable.load(path).languages
-    ['en', 'de']
-    """
-
-    def __init__(self, counts, languages):
-        languages = list(languages)
-        if len(languages) < 2 or len(set(languages)) < len(languages):
-            raise ValueError(f"languages: expected two or more different codes, not {languages}")
-        if counts.ndim != 2 or len(counts) != len(languages):
-            raise ValueError(
-                f"counts: {list(counts.shape)} are not those of {len(languages)} languages"
-            )
-        for row, language in zip(counts, languages, strict=True):
-            if row.sum() == 0 or row.min() < 0:
-                raise ValueError(f"counts: the language {language!r} has no text; leave it out")
-        self.counts = counts
-        self.languages = languages
-
-    @classmethod
-    def from_texts(cls, texts, tokenizer, vocab_size):
-        """Counts the tokens of texts.
-
-        Arguments
-        ---------
-        texts : dict of list of str
-            Transcripts by language, spelled as those that the model was trained on. A language
-            with more of them gets no advantage.
-        tokenizer : Tokenizer
-            Of the model.
-        vocab_size : int
-            Of the model.
-
-        Returns
-        -------
-        table : LanguageTable
-        """
-        counts = torch.zeros(len(texts), vocab_size, dtype=torch.int32)
-        for row, lines in zip(counts, texts.values(), strict=True):
-            tokens = [token for line in lines for token in tokenizer.encode(line)]
-            row += torch.tensor(tokens, dtype=torch.long).bincount(minlength=vocab_size)
-        return cls(counts, texts)
-
-    @classmethod
-    def load(cls, path):
-        """Reads what `save` wrote.
-
-        Arguments
-        ---------
-        path : str or Path
-
-        Returns
-        -------
-        table : LanguageTable
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        ValueError
-            If it holds something else.
-        """
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                return cls(file.get_tensor("counts"), json.loads(file.metadata()["languages"]))
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError):
-            raise ValueError(
-                f"{path}: not a table of languages; make it with LanguageTable"
-            ) from None
-
-    def save(self, path):
-        """Writes the table as a safetensors file.
-
-        Arguments
-        ---------
-        path : str or Path
-            In a pretrained folder, with the name `LANGUAGE_FILE`.
-        """
-        metadata = {"languages": json.dumps(self.languages)}
-        save_file({"counts": self.counts.contiguous()}, str(path), metadata)
-
-    def weights(self, smoothing=SMOOTHING, languages=None):
-        """What a token says for each language, against the mean over languages.
-
-        It is the log of the token's share in the language's texts. Shares are interpolated with
-        their mean over languages (Jelinek and Mercer, 1980), so that a token that a language has
-        never had costs it no more than log(1 / smoothing). A token that none has says nothing.
-
-        Arguments
-        ---------
-        smoothing : float
-            Weight of the mean, over 0 and at most 1. Default: 0.1.
-        languages : list of str, optional
-            Those to compare. Default: all.
-
-        Returns
-        -------
-        weights : torch.Tensor
-            In nats, float32 [V, L].
-
-        Raises
-        ------
-        ValueError
-            If the smoothing is outside of this range, or a language is not in the table.
-        """
-        if not 0 < smoothing <= 1:
-            raise ValueError(f"smoothing: {smoothing} is not over 0 and at most 1")
-        languages = self.check_languages(languages)
-        counts = self.counts[[self.languages.index(language) for language in languages]].float()
-        shares = counts / counts.sum(dim=1, keepdim=True)  # [L, V]
-        mean = shares.mean(dim=0)
-        seen = mean > 0
-        logs = torch.zeros_like(shares)
-        logs[:, seen] = ((1 - smoothing) * shares + smoothing * mean)[:, seen].log()
-        return (logs - logs.mean(dim=0)).T.contiguous()
-
-    def check_languages(self, languages=None):
-        """The languages to compare, all of the table if None.
-
-        Arguments
-        ---------
-        languages : list of str, optional
-
-        Returns
-        -------
-        languages : list of str
-
-        Raises
-        ------
-        ValueError
-            If one is not in the table, or none is given.
-        """
-        languages = self.languages if languages is None else list(dict.fromkeys(languages))
-        if not languages:
-            raise ValueError(f"languages: none is given; choose from {', '.join(self.languages)}")
-        for language in languages:
-            if language not in self.languages:
-                raise ValueError(
-                    f"languages: {language!r} cannot be told from audio by this model; "
-                    f"choose from {', '.join(self.languages)}"
-                )
-        return languages
 
 
 @torch.no_grad()
@@ -225,7 +54,7 @@ def identify_language(
     audio : torch.Tensor
         Projected audio, [B, num_slots, D], from `DiffusionASR.encode_batch`.
     table : LanguageTable
-        Of the model's tokens.
+        Of the model's tokens, as `DiffusionASR.language_table`.
     languages : list of str, optional
         Those to compare. Default: all of the table.
     temperature : float
@@ -245,14 +74,15 @@ def identify_language(
     Raises
     ------
     ValueError
-        If the table is of another vocabulary, a language is not in it, or a number is out of range.
+        If there is no table, it is of another vocabulary, a language is not in it, or a number is
+        out of range.
 
     Example
     -------
     >>> from pathlib import Path
     >>> from speechbrain_diffasr.inference import DiffusionASR, default_model
     >>> asr = DiffusionASR.from_hparams(default_model())
-    >>> table = LanguageTable.load(Path(default_model()) / LANGUAGE_FILE)
+    >>> table = asr.language_table
     >>> wav = asr.load_audio(Path(default_model()) / "samples" / "de_1.wav")
     >>> audio = asr.encode_batch(wav[None], torch.ones(1))
     >>> (found,) = identify_language(asr.mods.decoder, audio, table)
@@ -266,12 +96,10 @@ def identify_language(
         raise ValueError(f"temperature: {temperature} is not over 0")
     if chunk_size < 1:
         raise ValueError(f"chunk_size: {chunk_size} is not 1 or more")
+    if table is None:
+        raise ValueError(f"table: {NO_TABLE}")
     model, prompt = searcher.model, searcher.prompt
-    if table.counts.shape[1] != model.vocab_size:
-        raise ValueError(
-            f"table: it counts {table.counts.shape[1]} tokens, the model has {model.vocab_size}; "
-            "make it with this model's tokenizer"
-        )
+    table.check_vocabulary(model.vocab_size)
     languages = table.check_languages(languages)
     weights = table.weights(smoothing, languages).to(audio.device)  # [V, L]
     weights[prompt.tokenizer.token_id(prompt.slot_token)] = 0.0  # the blank
@@ -288,42 +116,3 @@ def identify_language(
         probabilities = dict(zip(languages, chances, strict=True))
         found.append(FoundLanguage(languages[best], chances[best], probabilities))
     return found
-
-
-def read_texts(path, languages):
-    """Reads transcripts for `LanguageTable.from_texts` from a CSV file.
-
-    Arguments
-    ---------
-    path : str or Path
-        With the columns lang and wrd, such as the train.csv of a recipe.
-    languages : list of str
-        Those to keep.
-
-    Returns
-    -------
-    texts : dict of list of str
-        By language, in the order of `languages`; those without a text are left out.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "train.csv"
-    >>> _ = path.write_text("ID,lang,wrd\\na,de,guten tag\\nb,en,hello\\nc,it,ciao\\n")
-    >>> read_texts(path, ["en", "de"])
-    {'en': ['hello'], 'de': ['guten tag']}
-    """
-    texts = {language: [] for language in languages}
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        for column in ("lang", "wrd"):
-            if column not in (reader.fieldnames or ()):
-                raise ValueError(f"{path}: no column {column}; expected lang and wrd")
-        for row in reader:
-            if row["lang"] in texts and row["wrd"]:
-                texts[row["lang"]].append(row["wrd"])
-    return {language: lines for language, lines in texts.items() if lines}

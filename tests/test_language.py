@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from speechbrain_diffasr.inference import DiffusionASR, default_model
-from speechbrain_diffasr.language import (
+from speechbrain_diffasr.language import identify_language
+from speechbrain_diffasr.language_table import (
     LANGUAGE_FILE,
     LanguageTable,
-    identify_language,
+    count_languages,
     read_texts,
 )
 
@@ -140,8 +141,8 @@ def test_expected_tokens_against_a_sum_by_hand(asr, audio, table):
 
 def test_more_text_gives_a_language_no_advantage(asr):
     texts = {"en": ["the house"], "de": ["das haus"] * 50}
-    few = LanguageTable.from_texts({**texts, "en": ["the house"] * 50}, asr.tokenizer, 3072)
-    many = LanguageTable.from_texts(texts, asr.tokenizer, 3072)
+    few = count_languages({**texts, "en": ["the house"] * 50}, asr.tokenizer, 3072)
+    many = count_languages(texts, asr.tokenizer, 3072)
     torch.testing.assert_close(few.weights(), many.weights())
 
 
@@ -155,20 +156,49 @@ def test_a_token_that_no_language_has_says_nothing(table):
     assert table.weights(1.0).abs().max() < 1e-5
 
 
-def test_a_table_from_a_csv_is_saved_and_loaded(asr, tmp_path):
-    path = tmp_path / "train.csv"
-    path.write_text(
-        "ID,lang,wrd\na,de,ich weiß\nb,en,i know\nc,it,lo so\nd,de,\n", encoding="utf-8-sig"
+def test_a_table_from_csvs_is_saved_and_loaded(asr, tmp_path):
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    first.write_text(
+        "ID,wav,lang,wrd\na,a.wav,de,ich weiß\nb,b.wav,en,i know\nc,c.wav,de,\n",
+        encoding="utf-8-sig",
     )
-    texts = read_texts(path, asr.languages)
-    assert texts == {"en": ["i know"], "de": ["ich weiß"]}
-    table = LanguageTable.from_texts(texts, asr.tokenizer, 3072)
+    second.write_text("wrd,ID,wav,lang\nwe know,d,d.wav,en\n")
+    texts = read_texts([first, second])
+    assert texts == {"de": ["ich weiß", ""], "en": ["i know", "we know"]}
+    table = count_languages(texts, asr.tokenizer, 3072)
+    assert table.languages == ["de", "en"]
     for language, row in zip(table.languages, table.counts, strict=True):
         tokens = [token for token, count in enumerate(row.tolist()) for _ in range(count)]
-        assert tokens == sorted(asr.tokenizer.encode(texts[language][0]))
-    table.save(tmp_path / LANGUAGE_FILE)
-    again = LanguageTable.load(tmp_path / LANGUAGE_FILE)
-    assert again.languages == ["en", "de"] and torch.equal(again.counts, table.counts)
+        assert tokens == sorted(t for text in texts[language] for t in asr.tokenizer.encode(text))
+    for _ in range(2):  # over itself, too
+        table.save(tmp_path / LANGUAGE_FILE)
+        again = LanguageTable.load(tmp_path / LANGUAGE_FILE)
+        assert again.languages == table.languages and torch.equal(again.counts, table.counts)
+        table = again
+    assert (tmp_path / LANGUAGE_FILE).stat().st_mode & 0o777 == 0o644
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "first.csv", LANGUAGE_FILE, "second.csv"
+    ]  # fmt: skip
+
+
+def test_languages_are_added_to_a_table_and_the_old_ones_stay(asr, table):
+    texts = {"de": ["nur dies"], "it": ["lo so", "non lo so"], "xx": ["", " "]}
+    more = count_languages(texts, asr.tokenizer, 3072, table)
+    assert more.languages == [*table.languages, "it"]
+    assert torch.equal(more.counts[:-1], table.counts)
+    assert more.counts[-1].sum() == sum(len(asr.tokenizer.encode(text)) for text in texts["it"])
+    same = count_languages({"de": ["nur dies"]}, asr.tokenizer, 3072, table)
+    assert same.languages == table.languages and torch.equal(same.counts, table.counts)
+
+
+def test_one_language_alone_makes_no_table(asr):
+    assert count_languages({"it": ["lo so"], "de": [""]}, asr.tokenizer, 3072) is None
+    assert count_languages({}, asr.tokenizer, 3072) is None
+
+
+def test_without_a_table_the_remedy_is_named(asr, audio):
+    with pytest.raises(ValueError, match=r"no table of languages .*name the language, or make"):
+        identify_language(asr.mods.decoder, audio[:1], None)
 
 
 @pytest.mark.parametrize(
@@ -191,8 +221,12 @@ def test_settings_out_of_range_are_refused(asr, audio, table, settings, reason):
 
 def test_a_table_of_another_vocabulary_is_refused(asr, audio, table):
     other = LanguageTable(table.counts[:, :100] + 1, table.languages)
-    with pytest.raises(ValueError, match="it counts 100 tokens, the model has 3072"):
-        identify_language(asr.mods.decoder, audio[:1], other)
+    for ask in (
+        lambda: identify_language(asr.mods.decoder, audio[:1], other),
+        lambda: count_languages({"it": ["lo so"]}, asr.tokenizer, 3072, other),
+    ):
+        with pytest.raises(ValueError, match="the table counts 100 tokens, the model has 3072"):
+            ask()
 
 
 @pytest.mark.parametrize(
@@ -218,9 +252,15 @@ def test_files_that_are_no_table_are_named(tmp_path):
             LanguageTable.load(path)
     with pytest.raises(FileNotFoundError):
         LanguageTable.load(tmp_path / "missing.safetensors")
-    (tmp_path / "train.csv").write_text("ID,wrd\na,hello\n")
-    with pytest.raises(ValueError, match=r"train\.csv: no column lang"):
-        read_texts(tmp_path / "train.csv", ["en"])
+    path = tmp_path / "train.csv"
+    for text, reason in (
+        ("ID,wav,wrd\na,a.wav,hello\n", "line 2 has no lang; write the code"),
+        ("ID,wav,wrd,lang\na,a.wav,hello,en\nb,b.wav,hello,\n", "line 3 has no lang"),
+        ("lang,wrd\nen,hello\n", "no column ID"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=rf"train\.csv: {reason}"):
+            read_texts([path])
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +324,6 @@ def test_figures_of_the_samples(benchmark, tmp_path, capsys):
         ("ID,wav,wrd\na,a.wav,hello\n", [], "no utterance has a language of"),
         ("ID,wav,lang,wrd\na,nowhere.wav,en,hello\n", [], "nowhere.wav"),
         ("ID,wav,lang,wrd\na,a.wav,en,hello\n", ["--prompts", "0"], "--prompts: 0 is not 1"),
-        ("ID,wav,lang,wrd\na,a.wav,en,hello\n", ["--texts", "none.csv"], "none.csv"),
     ],
 )
 def test_bad_input_gets_one_line(benchmark, tmp_path, content, options, reason, capsys):
@@ -293,3 +332,10 @@ def test_bad_input_gets_one_line(benchmark, tmp_path, content, options, reason, 
     with pytest.raises(SystemExit):
         benchmark.main(["--valid", str(path), "--test", str(path), *options])
     assert reason in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_model_without_a_table_gets_one_line(benchmark, random_model, tmp_path, capsys):
+    options = ["--valid", "a.csv", "--test", "a.csv", "--model", str(random_model)]
+    with pytest.raises(SystemExit):
+        benchmark.main(options)
+    assert "no table of languages" in capsys.readouterr().err.splitlines()[-1]
