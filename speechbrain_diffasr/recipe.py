@@ -24,9 +24,10 @@ from speechbrain_diffasr.dataio import make_datasets, make_train_loader
 from speechbrain_diffasr.evaluate import evaluate_csvs
 from speechbrain_diffasr.hub import TRAINED, check_source, save_finetuned
 from speechbrain_diffasr.inference import DiffusionASR, check_device
+from speechbrain_diffasr.language_table import count_languages, read_texts
 from speechbrain_diffasr.recipe_yaml import read_hparams, save_hparams, show_help
 from speechbrain_diffasr.report import skipped_lines
-from speechbrain_diffasr.utterances import find_root, read_rows
+from speechbrain_diffasr.utterances import find_root
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +160,8 @@ def load_recognizer(source, overrides, run_opts, trained=False):
 def train(hparams, run_opts):
     """Trains projector and LoRA of a pretrained model, and writes a pretrained folder.
 
+    Languages that its table lacks are counted in the texts of training and put into the table.
+
     Arguments
     ---------
     hparams : dict
@@ -172,7 +175,7 @@ def train(hparams, run_opts):
         With the weights of the best epoch.
     """
     settings = hparams["training"]
-    rows = {name: _languages(hparams["data"][name]) for name in ("train", "valid")}
+    texts = {name: read_texts([hparams["data"][name]]) for name in ("train", "valid")}
     changes = dict(hparams["model"] or {})
     if hparams["start"] == "fresh":
         changes["fresh"] = list(TRAINED)
@@ -181,7 +184,14 @@ def train(hparams, run_opts):
     # The same start in every process and every run.
     torch.manual_seed(settings["seed"])
     asr = load_recognizer(hparams["pretrained"], changes, run_opts, trained=True)
-    added = _add_languages(asr, set.union(*rows.values()))
+    added = _add_languages(asr, {*texts["train"], *texts["valid"]})
+    asr.language_table = count_languages(
+        texts.pop("train"),
+        asr.tokenizer,
+        asr.mods.decoder.model.vocab_size,
+        asr.language_table,
+        progress=if_main_process() and not run_opts.noprogressbar,
+    )
 
     checkpointer = settings["checkpointer"]
     brain = DiffusionBrain(
@@ -249,15 +259,6 @@ def _reason(error):
     if text.startswith("Caught ") and "Traceback" in text:
         text = text.splitlines()[-1].partition(": ")[2]
     return text or type(error).__name__
-
-
-def _languages(path):
-    """Codes in the column lang of a CSV file."""
-    rows = read_rows(path)
-    for number, row in enumerate(rows, 2):
-        if not row.get("lang"):
-            raise ValueError(f"{path}: line {number} has no lang; write the code of its language")
-    return {row["lang"] for row in rows}
 
 
 def _add_languages(asr, codes):

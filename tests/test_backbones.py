@@ -61,6 +61,7 @@ def test_projector_and_lora_are_trained_on_backbones_that_are_not_copied(overrid
         "adapter_config.json",
         "adapter_model.safetensors",
         "hyperparams.yaml",
+        "language.safetensors",
         "projector.safetensors",
     ]
     asr = DiffusionASR.from_hparams(folder)
@@ -70,5 +71,8 @@ def test_projector_and_lora_are_trained_on_backbones_that_are_not_copied(overrid
         "pretrained/diffusion-gemma-asr", overrides={**overrides, "adapter_source": str(folder)}
     )
     assert [t.text for t in elsewhere.transcribe(wavs, language="en")] == texts
+    # What tells languages apart lies with the adapter.
+    assert elsewhere.language_table.languages == asr.language_table.languages == ["en", "hi"]
+    assert torch.equal(elsewhere.language_table.counts, asr.language_table.counts)
     report = json.loads((tmp_path / "run" / "evaluation" / "results.json").read_text())
     assert {result["steps"] for result in report["results"]} == {1, 2}

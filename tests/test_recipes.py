@@ -1,21 +1,32 @@
 """Every recipe by its own train.py and YAML files: from a raw corpus to a model and its WER."""
 
 import contextlib
-import csv
 import json
 import logging
 import runpy
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
-from miniature import REPOSITORY, load_recipe, make_csv, make_fleurs, make_librispeech, noise
+from miniature import (
+    REPOSITORY,
+    load_recipe,
+    make_csv,
+    make_fleurs,
+    make_librispeech,
+    noise,
+    rows_of,
+)
 from miniature_more import make_commonvoice, make_voxpopuli
 from safetensors.torch import load_file
 
+from speechbrain_diffasr import cli
 from speechbrain_diffasr.inference import DiffusionASR
+from speechbrain_diffasr.language_table import LANGUAGE_FILE
 
 # Words of the model of conftest.py, which hears 2 s.
 ENGLISH = [(noise(1.0, 1), "w1 w2", "en"), (noise(1.4, 2), "w3 w4 w5", "en")]
@@ -146,8 +157,7 @@ def rates_of(folder):
 def test_a_raw_corpus_becomes_a_model_and_its_rates(trained):
     _, languages, root, _ = trained
     for split in ("train", "valid"):
-        with open(root / "csv" / f"{split}.csv", encoding="utf-8", newline="") as file:
-            assert {row["lang"] for row in csv.DictReader(file)} == languages
+        assert {row["lang"] for row in rows_of(root / "csv", split)} == languages
     log = (root / "results" / "train_log.txt").read_text(encoding="utf-8")
     for part in ("diffusion", "autoregressive", "ctc", "loss"):
         assert f"train {part}: " in log
@@ -170,9 +180,10 @@ def test_a_raw_corpus_becomes_a_model_and_its_rates(trained):
 def test_the_pretrained_folder_loads_and_holds_no_backbone(trained):
     _, languages, root, _ = trained
     folder = root / "results" / "pretrained"
+    table = {LANGUAGE_FILE} if len(languages) > 1 else set()
     assert {path.name for path in folder.iterdir()} == {
         "hyperparams.yaml", "projector.safetensors", "adapter_model.safetensors",
-        "adapter_config.json",
+        "adapter_config.json", *table,
     }  # fmt: skip
     asr = DiffusionASR.from_hparams(folder)
     assert languages <= set(asr.languages)
@@ -182,6 +193,30 @@ def test_the_pretrained_folder_loads_and_holds_no_backbone(trained):
             (transcript,) = asr.transcribe([wav], language, steps=2)
             assert transcript.text == asr.tokenizer.decode_ids(transcript.tokens)
             assert transcript.language == language
+
+
+def test_the_languages_of_training_can_be_told_apart(trained, tmp_path, capsys):
+    _, languages, root, _ = trained
+    folder, path = root / "results" / "pretrained", tmp_path / "a.wav"
+    soundfile.write(path, ENGLISH[0][0].numpy(), 16000)
+    assert cli.main(["transcribe", str(path), "--model", str(folder), "--format", "json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    asr = DiffusionASR.from_hparams(folder)
+    if len(languages) == 1:
+        assert asr.language_table is None
+        assert told["language"] is told["language_probability"] is None
+        return
+    assert told["language"] in languages
+    assert 1 / len(languages) <= told["language_probability"] <= 1
+
+    expected = {language: Counter() for language in languages}
+    for row in rows_of(root / "csv", "train"):
+        expected[row["lang"]].update(row["wrd"].split())
+    words = asr.tokenizer.backend.convert_ids_to_tokens(range(len(asr.tokenizer)))
+    for language, row in zip(asr.language_table.languages, asr.language_table.counts, strict=True):
+        assert dict(zip(words, row.tolist(), strict=True)) == {
+            word: expected[language][word] for word in words
+        }
 
 
 def test_the_saved_model_has_the_same_rates(trained):
