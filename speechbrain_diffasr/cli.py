@@ -11,6 +11,7 @@ from speechbrain_diffasr import __version__
 from speechbrain_diffasr.evaluate_cli import add_evaluate
 from speechbrain_diffasr.explain_cli import add_explain
 from speechbrain_diffasr.files import write_atomically
+from speechbrain_diffasr.languages_cli import add_languages
 from speechbrain_diffasr.transcribe_cli import add_transcribe
 
 
@@ -44,6 +45,7 @@ def build_parser():
     add_transcribe(commands, add_model_options)
     add_evaluate(commands, add_model_options)
     add_explain(commands, add_model_options)
+    add_languages(commands)
     return parser
 
 
@@ -75,7 +77,8 @@ def add_model_options(parser, steps_type=None):
         "--language",
         metavar="CODE",
         help="the language that is spoken, such as en [default: the prompt names none; if the "
-        "model can tell, the language is found from the audio and reported]",
+        "model's folder has language.safetensors, the language is found from the audio and "
+        "reported; diffasr languages makes it]",
     )
     options.add_argument(
         "--steps",
