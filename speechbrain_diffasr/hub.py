@@ -318,6 +318,8 @@ def save_pretrained(pretrainer, hyperparams, folder, dtype=None, parts=None):
 def save_finetuned(asr, source, folder, languages=None):
     """Writes what was trained, and where the rest is, as a folder for `from_hparams`.
 
+    The table of languages goes with it, if there is one.
+
     Arguments
     ---------
     asr : DiffusionASR

@@ -188,7 +188,7 @@ def _settings(hparams, rows):
     frozen = {}
     for part, file in FILENAMES.items():
         path = Path(hparams["pretrained"], file)
-        if part not in TRAINED and path.exists():
+        if part not in (*TRAINED, "language") and path.exists():
             frozen[part] = f"{zlib.crc32(path.read_bytes()):08x}"
     keys = ("steps", "log_every", "seconds", "test_steps", "normalizer", "model")
     return {
