@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_diffasr import cli
 from speechbrain_diffasr.audio import AudioError, load_audio
+from speechbrain_diffasr.explain import explain
 from speechbrain_diffasr.inference import DiffusionASR, default_model
 from speechbrain_diffasr.language import identify_language
 from speechbrain_diffasr.words import WordAligner
@@ -251,9 +252,31 @@ def test_watching_changes_no_transcript(recognizers):
         streamed = dict(asr.stream_files(paths))
         for index in range(len(paths)):
             assert watched[index].tokens == streamed[index].tokens
+        lines = file.getvalue().splitlines()
+        assert len(lines) == sum(transcript.steps for transcript in watched.values())
         steps.append(re.sub(r"entropy [\d.]+ nats", "", file.getvalue()))
     assert steps[1] == steps[0]
-    assert steps[1].count("\n") >= len(paths)
+
+
+@pytest.mark.parametrize("sample", [0, -1])
+def test_explanations(recognizers, sample):
+    """Every step is there, and none that the utterance did not take."""
+    told = []
+    for asr in recognizers:
+        wav = asr.load_audio(SAMPLES[sample])
+        told.append(explain(asr, wav))
+        assert len(told[-1].frames) == 1 + asr.transcribe([wav])[0].steps
+    on_cpu, on_gpu = told
+    assert (on_gpu.text, on_gpu.ctc_text) == (on_cpu.text, on_cpu.ctc_text)
+    assert torch.equal(on_gpu.wav, on_cpu.wav)
+    assert_same_words(on_gpu.words, on_cpu.words)
+    for ours, theirs in zip(on_gpu.frames, on_cpu.frames, strict=True):
+        for name in ("step", "canvas", "accepted", "tokens"):
+            assert getattr(ours, name) == getattr(theirs, name)
+        assert ours.entropy == pytest.approx(theirs.entropy, abs=CLOSE)
+    for ours, theirs in zip(on_gpu.pieces, on_cpu.pieces, strict=True):
+        assert (ours.token, ours.start, ours.end) == (theirs.token, theirs.start, theirs.end)
+        assert ours.probability == pytest.approx(theirs.probability, abs=CLOSE)
 
 
 def run(command):
