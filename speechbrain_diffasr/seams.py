@@ -11,6 +11,8 @@ TOLERANCE = 0.5  # s
 # one word may be misheard.
 _SHORTEST_RUN = 2
 _AT_SEAM = 1
+# Where windows disagree, a word that is less sure does more harm than good.
+_SURE = 0.3
 _INSTANT = 1e-9  # s
 _spelling = MarkKeepingNormalizer()
 
@@ -19,10 +21,13 @@ def join_overlapping(segments, tolerance=TOLERANCE):
     """Joins what was heard in windows that overlap.
 
     Both windows heard the time that they share, and each may have heard the words at its own edge
-    wrongly. So the longest run of words is sought that both have there, at about the same time;
-    within it the text goes over from the first window to the second, at the word nearest to the
-    middle of the overlap. If they have no word in common, it goes over at the time that keeps
-    most words, without two for the same time.
+    wrongly. So the words are sought that both have there, at about the same time and in the same
+    order. At one of them the text goes over from the first window to the second; if there are
+    none, at any time that leaves no two words for the same time. Of these places it is the one
+    that keeps most words that are likely right, then one where these do not overlap, then the one
+    nearest to the middle.
+    A word at the edge of a window may be a part of one, or invented where nobody speaks; such
+    words are seldom sure.
 
     Without times of words, these are guessed from the places of words in the text, and may be
     wrong by as much as the windows overlap. A run then has two words at least, or lies at the very
@@ -82,24 +87,36 @@ def _join(left, right, tolerance):
 
 def _part(segment, words, start, end):
     """The segment with some of its words only; guessed times are dropped again."""
+    words = [
+        replace(word, start=max(word.start, start), end=min(word.end, end))
+        if word.start < end and word.end > start
+        else word
+        for word in words
+    ]
     part = Segment.from_words(words, start, end, segment.speaker, segment.language)
     return part if segment.words else replace(part, words=())
 
 
 def _handover(ours, theirs, middle, tolerance):
     """How many of our words to keep, and how many of theirs to leave out."""
-    run = _longest_run(ours, theirs, tolerance)
-    if run:
-        return _within(run, ours, middle)
-    times = [middle, *map(_middle, ours), *map(_middle, theirs)]
-    options = []
-    for time in times:
-        for early in (False, True):  # whether a word at that very time belongs to the first
-            keep = sum(_middle(word) < time + early * _INSTANT for word in ours)
-            skip = sum(_middle(word) < time + early * _INSTANT for word in theirs)
-            doubled = sum(_is_same(a, b) for a in ours[:keep] for b in theirs[skip:])
-            options.append((skip - keep + doubled, abs(time - middle), keep, skip))
-    return min(options)[2:]
+    common = _common_words(ours, theirs, tolerance)
+    places = [(i + 1, j + 1, _middle(ours[i])) for i, j in common]
+    if not places:
+        for time in (middle, *map(_middle, ours), *map(_middle, theirs)):
+            for early in (False, True):  # whether a word at that very time belongs to the first
+                before = time + early * _INSTANT
+                keep = sum(_middle(word) < before for word in ours)
+                skip = sum(_middle(word) < before for word in theirs)
+                places.append((keep, skip, time))
+
+    def cost(place):
+        keep, skip, time = place
+        doubled = sum(_is_same(a, b) for a in ours[:keep] for b in theirs[skip:])
+        worth = sum(word.confidence - _SURE for word in (*ours[:keep], *theirs[skip:]))
+        shared = ours[keep - 1].end - theirs[skip].start if keep and skip < len(theirs) else 0.0
+        return round(doubled - worth, 1), max(0.0, round(shared, 2)), abs(time - middle)
+
+    return min(places, key=cost)[:2]
 
 
 def _untimed_handover(ours, theirs, middle, tolerance):
@@ -121,6 +138,17 @@ def _is_same(one, other):
     """Whether two words take the same time, so that one of them was misheard."""
     shared = min(one.end, other.end) - max(one.start, other.start)
     return shared > min(one.end - one.start, other.end - other.start) / 2
+
+
+def _common_words(ours, theirs, tolerance):
+    """The longest run of equal words and those before and behind it, as rising pairs of indices."""
+    run = _longest_run(ours, theirs, tolerance)
+    if not run:
+        return []
+    (i, j), (k, m) = run[-1], run[0]
+    before = _common_words(ours[:i], theirs[:j], tolerance)
+    behind = _common_words(ours[k + 1 :], theirs[m + 1 :], tolerance)
+    return before + run[::-1] + [(k + 1 + a, m + 1 + b) for a, b in behind]
 
 
 def _longest_run(ours, theirs, tolerance):

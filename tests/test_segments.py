@@ -238,6 +238,24 @@ def test_what_both_heard_differently_comes_once():
     assert all(a.end <= b.start for a, b in pairwise(word for p in joined for word in p.words))
 
 
+def test_what_a_window_invents_at_its_edge_does_not_replace_a_word():
+    """One sure word, and in its place a doubtful one with a sound before it that is none."""
+    sure = Word("careful", 28.8, 29.4, 0.9, False)
+    doubtful = Word("k", 26.3, 27.8, 0.1, False), Word("cairful", 28.5, 29.4, 0.5, True)
+    first = Segment.from_words([sure], 0.0, 30.0)
+    second = Segment.from_words(doubtful, 26.0, 56.0)
+    assert [part.text for part in join_overlapping([first, second])] == ["careful"]
+    first = Segment.from_words(doubtful, 0.0, 30.0)
+    second = Segment.from_words([sure], 26.0, 56.0)
+    assert [part.text for part in join_overlapping([first, second])] == ["careful"]
+
+
+def test_a_doubtful_word_that_nothing_contradicts_is_kept():
+    first = Segment.from_words([Word("yes", 28.8, 29.4, 0.4, False)], 0.0, 30.0)
+    second = Segment.from_words(words_at("we do", 40.0), 26.0, 56.0)
+    assert [part.text for part in join_overlapping([first, second])] == ["yes", "we do"]
+
+
 def test_a_word_said_again_and_again_is_not_merged():
     """Times tell the repetitions apart."""
     first = Segment.from_words(words_at("no " * 60, 0.0), 0.0, 30.0)
