@@ -11,8 +11,9 @@ from speechbrain_diffasr.audio import AudioError, AudioStream, load_audio
 from speechbrain_diffasr.decoders.searcher import Utterance
 from speechbrain_diffasr.language import FoundLanguage, identify_language
 from speechbrain_diffasr.longform import Heard, Plan, as_regions, as_turns, assemble
+from speechbrain_diffasr.pauses import find_sound
 from speechbrain_diffasr.scheduling import longest_first, prefetch
-from speechbrain_diffasr.segmentation import is_silent
+from speechbrain_diffasr.segmentation import MARGIN, is_silent
 from speechbrain_diffasr.segments import Region
 from speechbrain_diffasr.turns import flatten_turns
 from speechbrain_diffasr.windows import Window, quietest_point
@@ -112,13 +113,13 @@ class FileStream:
         result : (int, Transcript or AudioError)
             Place of the file, and its transcript or why there is none.
         """
-        self._done, self._again = deque(), []
+        self._done, self._again = deque(), deque()
         parts = self._parts(requests)
         while True:
             with self.asr.inference_ctx:
                 # Only the call looks at the context, and it must not be entered twice.
                 found = self.asr.mods.decoder.stream(
-                    self._utterances(parts), self.batch_size, self.steps
+                    self._utterances(self._halves_first(parts)), self.batch_size, self.steps
                 )
             for hypothesis in found:
                 self._take(hypothesis)
@@ -126,9 +127,9 @@ class FileStream:
                     yield self._done.popleft()
             while self._done:
                 yield self._done.popleft()
+            # Halves of the last windows come when the decoder takes no more.
             if not self._again:
                 return
-            parts, self._again = iter(self._again), []
 
     def _prepare(self, index, request, only):
         """Reads a file once: whole if it is one utterance, otherwise to find its windows."""
@@ -175,8 +176,10 @@ class FileStream:
                 continue
             try:
                 for window, wav in self._windows(file):
-                    if file.plan.overlapping and is_silent(wav):
-                        continue
+                    if file.plan.overlapping:
+                        if is_silent(wav):
+                            continue
+                        window, wav = self._without_silence(window, wav)
                     file.waiting += 1
                     yield _Part(file, window, wav)
             except AudioError as error:
@@ -195,6 +198,22 @@ class FileStream:
         ahead = prefetch(lambda _: next(pairs, None), count(), 1, ahead=self.batch_size)
         while pair := next(ahead):
             yield pair
+
+    def _without_silence(self, window, wav):
+        """A window without the silence at its ends, in which models invent words."""
+        rate = self.asr.sample_rate
+        first, behind = find_sound(wav, rate, MARGIN)
+        end = window.end if behind == len(wav) else window.start + behind / rate
+        region = Region(window.start + first / rate, end, window.speaker)
+        return Window(region.start, region.end, (region,)), wav[first:behind]
+
+    def _halves_first(self, parts):
+        """Windows in order, but what was cut before them: waiting halves hold audio in memory."""
+        while True:
+            part = self._again.popleft() if self._again else next(parts, None)
+            if part is None:
+                return
+            yield part
 
     def _utterances(self, parts):
         """Encodes windows, some together."""

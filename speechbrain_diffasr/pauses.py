@@ -13,13 +13,15 @@ LEVEL_WINDOW = 0.025  # s
 LEVEL_HOP = 0.01  # s
 SHORTEST_WORD = 0.04  # s that a word keeps beside a pause
 LONGEST_REACH = 0.4  # s that a word may last before and behind its frames
+# What is not heard at all must be fainter: somebody may speak from the back of the room.
+UNHEARD_DB = 50.0
 
 
-def find_pauses(wav, sample_rate, shortest=0.1):
+def find_pauses(wav, sample_rate, shortest=0.1, below_loudest=BELOW_LOUDEST_DB):
     """Finds where an utterance is silent.
 
     Silent is, in windows of 25 ms, what is at most 6 dB louder than the quietest 2 % and at least
-    10 dB fainter than the loudest 5 %, or 35 dB fainter than those.
+    10 dB fainter than the loudest 5 %, or so many dB fainter than those.
 
     Arguments
     ---------
@@ -30,6 +32,8 @@ def find_pauses(wav, sample_rate, shortest=0.1):
     shortest : float
         Seconds of the shortest pause; at the beginning and the end any length counts.
         Default: 0.1, as long as many a stop consonant is closed.
+    below_loudest : float
+        In dB; what is fainter by more is silent whatever else there is. Default: 35.
 
     Returns
     -------
@@ -52,7 +56,7 @@ def find_pauses(wav, sample_rate, shortest=0.1):
     levels = 10 * power.clamp(min=10 ** (SILENCE_DB / 10)).log10()
     quietest, loudest = levels.quantile(torch.tensor([0.02, 0.95])).tolist()
     threshold = min(quietest + ABOVE_QUIETEST_DB, loudest - CONTRAST_DB)
-    threshold = max(threshold, loudest - BELOW_LOUDEST_DB, SILENCE_DB)
+    threshold = max(threshold, loudest - below_loudest, SILENCE_DB)
     silent = (levels <= threshold).int()
     changes = torch.nn.functional.pad(silent, (1, 1)).diff().nonzero()[:, 0].view(-1, 2)
     pauses = []
@@ -62,6 +66,44 @@ def find_pauses(wav, sample_rate, shortest=0.1):
         if end - start >= shortest or start == 0 or end == duration:
             pauses.append((start, end))
     return pauses
+
+
+def find_sound(wav, sample_rate, margin):
+    """Finds where a waveform begins and ends to be more than silence.
+
+    Arguments
+    ---------
+    wav : torch.Tensor
+        [T].
+    sample_rate : int
+        In Hz.
+    margin : float
+        Seconds of silence that are kept on either side.
+
+    Returns
+    -------
+    first, behind : int
+        Its first sample and the one behind its last; all of the waveform if it is nothing but
+        silence, or has none at its ends.
+
+    Example
+    -------
+    >>> tone = torch.sin(torch.arange(16000) / 5)
+    >>> wav = torch.cat([torch.zeros(16000), tone, torch.zeros(8000), tone])
+    >>> first, behind = find_sound(wav, 16000, margin=0.1)
+    >>> round(first / 16000, 1), behind == len(wav)
+    (0.9, True)
+    """
+    duration = len(wav) / sample_rate
+    pauses = find_pauses(wav, sample_rate, below_loudest=UNHEARD_DB)
+    start, end = 0.0, duration
+    if pauses and pauses[0][0] == 0:
+        start = max(0.0, pauses[0][1] - margin)
+    if pauses and pauses[-1][1] == duration:
+        end = min(duration, pauses[-1][0] + margin)
+    if start >= end:
+        return 0, len(wav)
+    return round(start * sample_rate), round(end * sample_rate)
 
 
 def place_edges(spans, pauses, duration, frame, gap_share=0.6):

@@ -10,7 +10,7 @@ from torchaudio.functional import forced_align
 
 from speechbrain_diffasr.decoders.align import align_tokens
 from speechbrain_diffasr.losses import Head
-from speechbrain_diffasr.pauses import find_pauses, place_edges
+from speechbrain_diffasr.pauses import find_pauses, find_sound, place_edges
 
 VOCAB, WIDTH, SOFTCAP = 13, 6, 30.0
 BLANK = 4
@@ -190,6 +190,29 @@ def test_pauses_are_found_in_silence_and_in_noise(noise):
 def test_pauses_do_not_depend_on_loudness(scale):
     wav = torch.cat([speech(0.5), 0.0005 * speech(0.4), speech(0.5)])
     assert find_pauses(scale * wav, RATE) == find_pauses(wav, RATE) != []
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.003])
+@pytest.mark.parametrize(("before", "behind"), [(0.0, 0.0), (0.05, 1.0), (1.5, 0.3), (4.0, 4.0)])
+def test_sound_is_found_between_silence(noise, before, behind):
+    """With its margins, if there is room for them; pauses inside of it stay."""
+    parts = [before, speech(0.5), 1.0, speech(0.8), behind]
+    wav = torch.cat([p if torch.is_tensor(p) else torch.zeros(round(p * RATE)) for p in parts])
+    wav = wav + noise * torch.randn(len(wav), generator=torch.Generator().manual_seed(1))
+    first, end = find_sound(wav, RATE, margin=0.1)
+    assert first / RATE == pytest.approx(max(0.0, before - 0.1), abs=0.025)
+    assert end / RATE == pytest.approx(before + 2.3 + min(behind, 0.1), abs=0.025)
+
+
+def test_a_faint_speaker_is_sound():
+    """40 dB fainter than another one, first and last."""
+    wav = torch.cat([0.01 * speech(1.0), torch.zeros(RATE), speech(1.0), 0.01 * speech(1.0)])
+    assert find_sound(wav, RATE, margin=0.1) == (0, len(wav))
+
+
+@pytest.mark.parametrize("wav", [torch.zeros(RATE), torch.zeros(0), speech(1.0)])
+def test_where_there_is_no_sound_or_no_silence_all_is_kept(wav):
+    assert find_sound(wav, RATE, margin=0.1) == (0, len(wav))
 
 
 def test_audio_without_sound_or_without_pause():

@@ -87,6 +87,25 @@ def test_fixed_windows_lose_no_word(asr, recording):
     assert heard >= 0.8 * len(" ".join(texts).split())
 
 
+def test_fixed_windows_begin_and_end_with_sound(asr, recording, monkeypatch):
+    """In silence at their ends models invent words."""
+    heard, encode = [], asr.encode_batch
+
+    def watch(wavs, lens):
+        lengths = (lens * wavs.shape[1]).round().int().tolist()
+        heard.extend(wav[:length] for wav, length in zip(wavs, lengths, strict=True))
+        return encode(wavs, lens)
+
+    monkeypatch.setattr(asr, "encode_batch", watch)
+    transcript = asr.transcribe_long(recording[0], segmentation="fixed")
+    edge = int(0.15 * RATE)  # the margin, and windows of 25 ms in which sound is sought
+    ends = [part for wav in heard for part in (wav[:edge], wav[-edge:])]
+    assert all(part.abs().max() > 8e-4 for part in ends)  # the noise has 1e-4
+    assert len(heard) > 1
+    for segment in transcript.segments:
+        assert all(segment.start <= word.start < word.end <= segment.end for word in segment.words)
+
+
 def test_speakers_of_an_rttm_file(asr, recording, rttm):
     path, _, texts = recording
     for options in ({"max_gap": 0.0}, {"segmentation": "vad", "max_gap": 0.0}):
@@ -159,6 +178,30 @@ def test_text_that_fills_the_canvas_is_not_cut(tmp_path):
     text = asr.transcribe_file(tmp_path / "two.wav", boundaries=[(0.1, len(wav) / RATE)])
     assert text.startswith("ich weiß es nicht")
     assert "das ist nicht" in text
+
+
+def test_what_is_cut_again_does_not_pile_up(tmp_path, monkeypatch):
+    """Halves are heard before windows that come later: of a long file little audio waits."""
+    wav = load_audio(SAMPLES / "en_1.wav")[: int(1.3 * RATE)]
+    count, batch_size = 24, 2
+    soundfile.write(tmp_path / "again.wav", wav.repeat(count).numpy(), RATE)
+    spans = torch.arange(count + 1) * len(wav) / RATE
+    asr = DiffusionASR.from_hparams(default_model(), overrides={"canvas_length": 2})
+    heard, encode = [], asr.encode_batch
+
+    def watch(wavs, lens):
+        heard.extend((lens * wavs.shape[1]).round().int().tolist())
+        return encode(wavs, lens)
+
+    monkeypatch.setattr(asr, "encode_batch", watch)
+    boundaries = torch.stack([spans[:-1] + 0.01, spans[1:] - 0.01], dim=1)
+    asr.transcribe_long(
+        tmp_path / "again.wav", boundaries=boundaries, max_gap=0.0, batch_size=batch_size
+    )
+    whole = [length > 0.95 * len(wav) for length in heard]
+    assert whole.count(True) == count and whole.count(False) == 2 * count
+    waiting = [2 * whole[:n].count(True) - whole[:n].count(False) for n in range(len(whole) + 1)]
+    assert max(waiting) <= 2 * 2 * batch_size < 2 * count
 
 
 def test_transcripts_do_not_depend_on_how_files_are_batched(asr, recording, tmp_path):
