@@ -1,7 +1,6 @@
 """Load, check, resample: a file or a tensor becomes 16 kHz mono, or one clear line of error."""
 
 import contextlib
-import functools
 import math
 import os
 import sys
@@ -9,7 +8,6 @@ import sys
 import soundfile
 import torch
 from speechbrain.dataio import audio_io
-from speechbrain.dataio.preprocess import AudioNormalizer
 
 from speechbrain_diffasr.audio_header import (
     MP3_SLACK,
@@ -25,15 +23,16 @@ from speechbrain_diffasr.audio_header import (
     read_header,
     truncated,
 )
+from speechbrain_diffasr.resampling import affordable_rate, normalizer, resample_blocks
 
-# A resampling filter bank has (rate / gcd) * (sample_rate / gcd) taps or more: 11127 Hz would
-# take 24 s and 6 GB.
-_MAX_TAPS = 10_000_000
-# A resampling filter reaches over fewer samples of the lower rate to either side.
-_CONTEXT = 64
 # Samples of all channels that are read at once, and of each channel at least.
 _BLOCK = 2**18
 _SHORTEST_BLOCK = 2**12
+# A quick look takes fewer.
+_SHORT_BLOCK = 2**14
+# Bits to a step from 0 to 1; of formats that are not listed, as many as 16 bits have. Floats have
+# no step.
+_BITS = {"PCM_24": 23, "PCM_32": 31, "FLOAT": math.inf, "DOUBLE": math.inf}
 _CANCEL = "the channels cancel out when mixed to mono; keep one of them"
 
 
@@ -85,7 +84,7 @@ def load_audio(path, sample_rate=16000, max_seconds=None):
         raise audio_error(path, truncated(have, claimed))
     check_waveform(audio.flatten(), path)
 
-    wav = _normalizer(sample_rate)(audio, _affordable_rate(rate, sample_rate))
+    wav = normalizer(sample_rate)(audio, affordable_rate(rate, sample_rate))
     if max_seconds is not None:
         # Resampling rounds the length up; that the file is not too long is known by now.
         wav = wav[: math.ceil(max_seconds * sample_rate)]
@@ -175,6 +174,11 @@ class AudioStream:
         """How long the audio is, by its header."""
         return self.header.frames / self.header.samplerate
 
+    @property
+    def noise_floor(self):
+        """What samples can be without a sound: three steps of their format, for dither."""
+        return 3 * 2.0 ** -_BITS.get(self.header.subtype, 16 - 1)
+
     def fits(self, max_seconds):
         """Whether the audio is no longer than so many seconds."""
         return fits(self.header.frames, self.header.samplerate, max_seconds)
@@ -194,9 +198,9 @@ class AudioStream:
             If the file is damaged, ends early, holds NaN or infinite samples, or its channels
             cancel out.
         """
-        rate = _affordable_rate(self.header.samplerate, self.sample_rate)
+        rate = affordable_rate(self.header.samplerate, self.sample_rate)
         heard = False
-        for wav in _resampled(self._read(), rate, self.sample_rate):
+        for wav in resample_blocks(self._read(_BLOCK), rate, self.sample_rate):
             heard = heard or bool(wav.any())
             yield wav
         if self._loud and not heard:
@@ -233,10 +237,26 @@ class AudioStream:
                 wav = torch.cat([known, block])
             yield wav[first - begin : behind - begin].clone()
 
-    def _read(self):
+    def samples(self):
+        """Reads the file at its own sample rate, in shorter blocks: for a quick look.
+
+        Yields
+        ------
+        wav : torch.Tensor
+            Consecutive pieces, the mean of all channels, float32, [T].
+
+        Raises
+        ------
+        AudioError
+            If the file is damaged, ends early, or holds NaN or infinite samples.
+        """
+        for block in self._read(_SHORT_BLOCK):
+            yield block.mean(dim=1)
+
+    def _read(self, samples):
         """Blocks as they are in the file, [T, C]."""
         header = self.header
-        size = max(_SHORTEST_BLOCK, _BLOCK // header.channels)
+        size = max(_SHORTEST_BLOCK, samples // header.channels)
         length, self._loud = 0, False
         try:
             with soundfile.SoundFile(file_name(self.path)) as file:
@@ -257,28 +277,6 @@ class AudioStream:
             rate = header.samplerate
             have, claimed = f"{length / rate:.2f}", f"{header.frames / rate:.2f} s"
             raise audio_error(self.path, truncated(have, claimed))
-
-
-def _resampled(blocks, rate, sample_rate):
-    """Resamples consecutive blocks [T, C] as if they were one, and mixes them to mono, [T]."""
-    normalize = _normalizer(sample_rate)
-    if rate == sample_rate:
-        yield from (normalize(block, rate) for block in blocks)
-        return
-    divisor = math.gcd(rate, sample_rate)
-    old, new = rate // divisor, sample_rate // divisor
-    context = math.ceil(_CONTEXT * max(1.0, old / new) / old + 1) * old
-    held, lead = None, 0  # samples, and how many of them are only context
-    for block in blocks:
-        held = block if held is None else torch.cat([held, block])
-        ready = (len(held) - context) // old * old
-        if ready <= lead:
-            continue
-        yield normalize(held, rate)[lead // old * new : ready // old * new]
-        dropped = max(0, ready - context)
-        held, lead = held[dropped:], ready - dropped
-    if held is not None:
-        yield normalize(held, rate)[lead // old * new :]
 
 
 def check_waveform(wav, name, max_seconds=None, sample_rate=16000):
@@ -362,21 +360,6 @@ def quiet_decoder():
         os.close(saved)
         if stderr is not sys.stderr:
             stderr.close()
-
-
-@functools.cache
-def _normalizer(sample_rate):
-    """One for all files, since it keeps the filters of every rate that it has met."""
-    return AudioNormalizer(sample_rate)
-
-
-def _affordable_rate(rate, sample_rate):
-    """The rate itself, or one that needs small filters: 0.1 % beside it, 1 % below 5 kHz."""
-    divisor = math.gcd(rate, sample_rate)
-    if (rate // divisor) * (sample_rate // divisor) <= _MAX_TAPS:
-        return rate
-    grid = 10 ** max(1, len(str(rate)) - 4)
-    return round(rate / grid) * grid
 
 
 __all__ = [

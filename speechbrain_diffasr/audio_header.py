@@ -91,6 +91,8 @@ def _read_head(path):
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
+            if not os.access(path, os.R_OK | os.X_OK):
+                raise audio_error(path, "permission denied; make the folder readable")
             raise audio_error(path, "a folder; name the audio files in it")
         if not stat.S_ISREG(status.st_mode):
             raise audio_error(path, "not a regular file; save the audio in a file first")

@@ -1,13 +1,14 @@
 """Recordings of any length: which windows of them are heard."""
 
 import importlib.util
+import math
 import threading
 from collections import deque
 
 import torch
 
-from speechbrain_diffasr.audio_header import audio_error, check_length
-from speechbrain_diffasr.boundaries import BoundaryError
+from speechbrain_diffasr.audio_header import AudioError, audio_error, check_length
+from speechbrain_diffasr.boundaries import BoundaryError, merge_regions
 from speechbrain_diffasr.longform import Plan
 from speechbrain_diffasr.segments import Region
 from speechbrain_diffasr.silero import SAMPLE_RATE, SileroVAD
@@ -25,8 +26,11 @@ SEGMENTATIONS = ("auto", "vad", "fixed", "none")
 MARGIN = 0.1  # s
 # Boundaries may reach so far behind the end of the audio: they are rounded.
 _BEYOND = 1.0  # s
-# A window without a louder sample than this is silent: three steps of 16 bits.
-_SILENT = 1e-4
+# silero-vad misses faint speech: a recording fainter than the first is given to it again, as
+# loud as the second. Both are levels that are exceeded for a hundredth of the time, but for at
+# least 0.1 s, since a knock at the microphone makes nothing loud, and 1 s suffices.
+_FAINT, _LOUD = 0.05, 0.15
+_LOUD_SHARE, _LOUD_SECONDS = 0.01, (0.1, 1.0)
 # No gap is as short: regions that touch are not heard together either.
 _NO_GAP = -1.0  # s
 _LEVEL_HOP = 0.01  # s
@@ -44,7 +48,8 @@ class Segmenter:
         ``vad``: speech as silero-vad finds it. ``fixed``: windows that overlap, with their edges
         in the quietest places there, whose texts are joined at their seams. ``none``: audio that
         is longer than a window is refused. ``auto``: audio that fits a window is heard whole,
-        longer audio by silero-vad if it is installed, otherwise in fixed windows. Default: auto.
+        longer audio by silero-vad if it is installed, otherwise in fixed windows; what is short
+        and faint is not heard if silero-vad finds no speech in it. Default: auto.
     sample_rate : int
         Samples per second. Default: 16000.
     max_gap : float
@@ -94,7 +99,7 @@ class Segmenter:
             self._detector()
 
     def hears_whole(self, stream, regions=None):
-        """Whether a file is one utterance.
+        """Whether a file is one utterance; one without a sound is none.
 
         Arguments
         ---------
@@ -116,7 +121,7 @@ class Segmenter:
         if self.segmentation == "none":
             header = stream.header
             check_length(stream.path, header.frames, header.samplerate, self.max_seconds)
-        return stream.fits(self.max_seconds)
+        return stream.fits(self.max_seconds) and not self._is_empty(stream)
 
     def plan(self, stream, regions=None):
         """Reads a file once and decides which windows of it are heard.
@@ -136,18 +141,25 @@ class Segmenter:
         AudioError
             If the file is damaged, or the regions reach behind its end.
         """
-        levels = _Levels(stream.sample_rate)
+        levels = Levels(stream.sample_rate)
         blocks = levels.watch(stream.blocks())
         by_vad = regions is None and self.segmentation != "fixed" and self.has_vad
         if by_vad:
             regions = self._detector()(blocks)
+            if levels.gain > 1:
+                regions = merge_regions([*regions, *self._louder(stream, levels)])
         else:
             deque(blocks, maxlen=0)
         duration = levels.length / stream.sample_rate
+
+        def is_heard(window):
+            return levels.loudest(window.start, window.end) > stream.noise_floor
+
         if regions is None:
             overlap = min(OVERLAP, self.max_seconds / 3)
             windows = fixed_windows(duration, self.max_seconds, overlap)
-            return Plan(duration, tuple(_at_quiet_edges(windows, levels)), overlapping=True)
+            windows = filter(is_heard, _at_quiet_edges(windows, levels))
+            return Plan(duration, tuple(windows), overlapping=True)
         behind = max((region.end for region in regions), default=0.0)
         if behind > duration + _BEYOND:
             raise audio_error(
@@ -159,7 +171,29 @@ class Segmenter:
         # Margins have made the pauses shorter.
         gap = self.max_gap - 2 * MARGIN if self.max_gap else _NO_GAP
         windows = pack_regions(padded, self.max_seconds, gap, levels.quietest)
-        return Plan(duration, tuple(windows), tuple(regions))
+        return Plan(duration, tuple(filter(is_heard, windows)), tuple(regions))
+
+    def _is_empty(self, stream):
+        """Whether a short file is silent, or is faint and nobody speaks in it."""
+        levels = Levels(stream.header.samplerate)
+        by_vad = self.segmentation == "auto" and self.has_vad
+        try:
+            for _ in levels.watch(stream.samples()):
+                # It need not be read to its end to know that it is heard.
+                if levels.peak > stream.noise_floor and not (by_vad and levels.is_faint(stream)):
+                    return False
+            if levels.peak <= stream.noise_floor:
+                return True
+            # What either level lets it find is not lost.
+            return by_vad and not (
+                self._louder(stream, levels) or self._detector()(stream.blocks())
+            )
+        except AudioError:
+            return False  # who loads it says what is wrong
+
+    def _louder(self, stream, levels):
+        """What silero-vad finds in a faint recording at the level of a loud one."""
+        return self._detector()((levels.gain * wav).clamp(-1, 1) for wav in stream.blocks())
 
     def _detector(self):
         """One for each thread, since it remembers what it has heard."""
@@ -168,36 +202,96 @@ class Segmenter:
         return self._detectors.vad
 
 
-class _Levels:
-    """Loudness of a recording in steps of 10 ms: 1.4 MB for an hour."""
+class Levels:
+    """Loudness of a recording in steps of 10 ms: 2.9 MB for an hour.
+
+    Arguments
+    ---------
+    sample_rate : int
+        Samples per second.
+
+    Example
+    -------
+    >>> levels = Levels(16000)
+    >>> _ = list(levels.watch([torch.zeros(16000), torch.full((16000,), 0.01)]))
+    >>> levels.length, round(levels.peak, 3), levels.loudest(0.0, 0.9), round(levels.gain, 3)
+    (32000, 0.01, 0.0, 15.0)
+    """
 
     def __init__(self, sample_rate):
-        self.hop = round(_LEVEL_HOP * sample_rate)
+        self.hop = max(1, round(_LEVEL_HOP * sample_rate))
         self.sample_rate = sample_rate
         self.length = 0
+        self.peak = 0.0  # the loudest sample
         self._rest = torch.zeros(0)
-        self._levels = []
+        self._powers, self._peaks = [], []
 
     def watch(self, blocks):
-        """Hands blocks on and measures them."""
+        """Hands blocks on and measures them.
+
+        Arguments
+        ---------
+        blocks : iterable of torch.Tensor
+            Consecutive pieces of the waveform, [T] each.
+
+        Yields
+        ------
+        block : torch.Tensor
+            The same.
+        """
         for block in blocks:
             self.length += len(block)
+            self.peak = max(self.peak, float(block.abs().max())) if len(block) else self.peak
             wav = torch.cat([self._rest, block])
             whole = len(wav) // self.hop * self.hop
-            self._levels.append(wav[:whole].view(-1, self.hop).square().mean(dim=1))
+            steps = wav[:whole].view(-1, self.hop)
+            self._powers.append(steps.square().mean(dim=1))
+            self._peaks.append(steps.abs().amax(dim=1))
             self._rest = wav[whole:].clone()
             yield block
+
+    @property
+    def gain(self):
+        """What makes a faint recording as loud as others are; 1 for those."""
+        powers = self._joined(self._powers)
+        count = _loud_steps(len(powers))
+        level = float(powers.topk(count).values[-1].sqrt()) if count else 0.0
+        return _LOUD / level if 0 < level < _FAINT else 1.0
+
+    def is_faint(self, stream):
+        """Whether too little of a file has been loud so far to call it loud."""
+        wanted = _loud_steps(int(stream.seconds / _LEVEL_HOP))
+        return int((self._joined(self._powers) >= _FAINT**2).sum()) < wanted
+
+    def loudest(self, low, high):
+        """The loudest sample between two times, to 10 ms."""
+        step = self.hop / self.sample_rate
+        peaks = self._joined(self._peaks)
+        inside = peaks[int(low / step) : math.ceil(high / step)]
+        if high / step > len(peaks):
+            inside = torch.cat([inside, self._rest.abs()])
+        return float(inside.max()) if len(inside) else 0.0
 
     def quietest(self, low, high):
         """The middle of the quietest 0.2 s between two times."""
         step = self.hop / self.sample_rate
-        if len(self._levels) > 1:
-            self._levels = [torch.cat(self._levels)]
-        levels = self._levels[0][int(low / step) : int(high / step)]
+        levels = self._joined(self._powers)[int(low / step) : int(high / step)]
         if len(levels) < _LEVELS_AVERAGED:
             return (low + high) / 2
         energy = torch.nn.functional.avg_pool1d(levels[None], _LEVELS_AVERAGED, 1)[0]
         return int(low / step) * step + (int(energy.argmin()) + _LEVELS_AVERAGED / 2) * step
+
+    @staticmethod
+    def _joined(parts):
+        if len(parts) > 1:
+            parts[:] = [torch.cat(parts)]
+        return parts[0] if parts else torch.zeros(0)
+
+
+def _loud_steps(count):
+    """How many of so many steps are loud in a loud recording."""
+    fewest, most = (round(seconds / _LEVEL_HOP) for seconds in _LOUD_SECONDS)
+    return min(count, max(fewest, min(most, round(_LOUD_SHARE * count))))
 
 
 def _at_quiet_edges(windows, levels):
@@ -214,7 +308,7 @@ def _at_quiet_edges(windows, levels):
 
 
 def is_silent(wav):
-    """Whether nothing can be heard in a waveform, not even noise.
+    """Whether a waveform is digital silence.
 
     Arguments
     ---------
@@ -230,4 +324,4 @@ def is_silent(wav):
     >>> is_silent(torch.zeros(100)), is_silent(torch.full((100,), 0.01))
     (True, False)
     """
-    return not len(wav) or float(wav.abs().max()) < _SILENT
+    return not wav.any()
