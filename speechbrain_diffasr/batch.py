@@ -2,54 +2,22 @@
 
 import contextlib
 import csv
-import hashlib
 import io
 import json
 import os
 import time
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechbrain_diffasr.audio import AudioError
+from speechbrain_diffasr.audio_header import AudioError, read_header
 from speechbrain_diffasr.files import remove_leftovers, write_atomically
+from speechbrain_diffasr.manifest import BatchError, one_line, output_names
 from speechbrain_diffasr.writers import WriterError, write_transcript
 
 JOURNAL = "journal.jsonl"
 FAILURES = "failures.csv"
-# What a folder is searched for.
-AUDIO_ENDINGS = (
-    ".aif", ".aifc", ".aiff", ".au", ".avr", ".caf", ".flac", ".htk", ".ircam", ".mp1",
-    ".mp2", ".mp3", ".mpc", ".nist", ".oga", ".ogg", ".opus", ".paf", ".pvf", ".rf64", ".sf",
-    ".snd", ".sph", ".svx", ".voc", ".w64", ".wav", ".wave", ".wavex", ".wve",
-)  # fmt: skip
-# Names of outputs are cut to so many characters: file systems take 255 bytes.
-_LONGEST_NAME = 120
-_LONGEST_BYTES = 200
-_DIGEST = 12
-
-
-class BatchError(ValueError):
-    """A batch cannot begin or go on; the message is one line."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """A file of a batch.
-
-    Arguments
-    ---------
-    name : str
-        In the manifest: its ID, or its path within the folder.
-    path : str
-        Where the audio is.
-    language : str, optional
-        Code of the language. Default: what the command says for all.
-    """
-
-    name: str
-    path: str
-    language: str | None = None
+# Of audio in a group: less is decoded again after a crash, more keeps a decoder busier.
+GROUP_SECONDS = 192.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +36,13 @@ class Summary:
         Of audio that this run transcribed.
     seconds : float
         That it took.
+    empty : int
+        Of the files that this run transcribed, those in which nobody speaks. Default: 0.
+
+    Example
+    -------
+    >>> print(Summary(files=9, done_before=0, failures=1, hours=0.5, seconds=60.0, empty=2))
+    8 files transcribed, 2 of them empty, 0.500 h of audio, RTFx 30.0, 1 failed
     """
 
     files: int
@@ -75,97 +50,17 @@ class Summary:
     failures: int
     hours: float
     seconds: float
+    empty: int = 0
 
     def __str__(self):
         new = self.files - self.done_before - self.failures
         rate = 3600 * self.hours / self.seconds if self.seconds else 0.0
         before = f" ({self.done_before} more were done before)" if self.done_before else ""
+        empty = f", {self.empty} of them empty" if self.empty else ""
         return (
-            f"{new} files transcribed{before}, {self.hours:.3f} h of audio, RTFx {rate:.1f}, "
-            f"{self.failures} failed"
+            f"{new} files transcribed{empty}{before}, {self.hours:.3f} h of audio, "
+            f"RTFx {rate:.1f}, {self.failures} failed"
         )
-
-
-def read_manifest(path):
-    """Lists the files of a batch.
-
-    Arguments
-    ---------
-    path : str or Path
-        A folder, in which files with endings of audio are sought, or a CSV file with the column
-        ``wav`` (relative paths are relative to the CSV file), and perhaps ``ID`` and ``lang``.
-
-    Returns
-    -------
-    items : list of Item
-
-    Raises
-    ------
-    BatchError
-        If it cannot be read, names nothing, or names two files alike.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> _ = (folder / "list.csv").write_text("ID,wav,lang\\ntalk,a/b.flac,de\\n")
-    >>> (item,) = read_manifest(folder / "list.csv")
-    >>> item.name, os.path.relpath(item.path, folder), item.language
-    ('talk', 'a/b.flac', 'de')
-    """
-    path = os.fspath(path)
-    if os.path.isdir(path):
-        items = _list_folder(path)
-        if not items:
-            raise BatchError(_one_line(f"{path}: no audio files in this folder"))
-        return items
-    items = _read_csv(path)
-    seen = set()
-    for item in items:
-        if item.name in seen:
-            raise BatchError(_one_line(f"{path}: {item.name!r} is listed twice; give each an ID"))
-        seen.add(item.name)
-    return items
-
-
-def output_names(names, ending):
-    """Names files after the items of a batch, so that no two are alike.
-
-    What file systems cannot hold, and what divides folders, is written as in URLs. Names that
-    differ only in case or in the way that accents are encoded, and names that are too long, get
-    a digest.
-
-    Arguments
-    ---------
-    names : list of str
-        No two are equal.
-    ending : str
-        Of the outputs.
-
-    Returns
-    -------
-    outputs : list of str
-        Names within one folder.
-
-    Example
-    -------
-    >>> output_names(["a/b.wav", "a%2Fb.wav", "c.wav"], "txt")
-    ['a%2Fb.wav.txt', 'a%252Fb.wav.txt', 'c.wav.txt']
-    """
-    quoted = ["".join(map(_quoted, name)) for name in names]
-    alike = {}
-    for name in quoted:
-        key = _folded(name)
-        alike[key] = alike.get(key, 0) + 1
-    outputs = []
-    for name, text in zip(names, quoted, strict=True):
-        if alike[_folded(text)] > 1 or len(os.fsencode(text)) > _LONGEST_BYTES:
-            digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:_DIGEST]
-            text = text[:_LONGEST_NAME]
-            while len(os.fsencode(text)) > _LONGEST_BYTES:
-                text = text[:-1]
-            text = f"{text}-{digest}"
-        outputs.append(f"{text}.{ending}")
-    return outputs
 
 
 class Batch:
@@ -173,8 +68,12 @@ class Batch:
 
     A file is done when its output is there, which is written all or nothing. A journal beside
     the outputs has a line for each, and which settings they were made with; other settings are
-    refused. A file that has changed since is done anew. Files that failed are tried again by the
-    next run, and listed in failures.csv.
+    refused. A file that has changed since is done anew, but no output of another recording is
+    replaced. Files that failed are tried again by the next run, and listed in failures.csv.
+
+    What is decoded together shows in the last digits of confidences. So that a run that was
+    killed ends with the very outputs of one that was not, files are decoded in groups, and a
+    group that was cut is decoded again; what was written of it stays.
 
     Arguments
     ---------
@@ -189,8 +88,8 @@ class Batch:
     Raises
     ------
     BatchError
-        If the folder cannot be used, holds outputs of other settings, or another run writes to
-        it now.
+        If the folder cannot be used, holds outputs of other settings or recordings, or another
+        run writes to it now.
     """
 
     def __init__(self, items, folder, kind, settings):
@@ -204,17 +103,18 @@ class Batch:
     def __enter__(self):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.folder)
+            self._lock = _lock(self.folder / JOURNAL)
             remove_leftovers(self.folder)
             self._entries = self._read_journal()
+            self._check_recordings()
         except BlockingIOError:
             self.__exit__()
             raise BatchError(
-                _one_line(f"{self.folder}: another run writes to this folder; wait for it")
+                one_line(f"{self.folder}: another run writes to this folder; wait for it")
             ) from None
         except OSError as err:
             self.__exit__()
-            raise BatchError(_one_line(f"{self.folder}: cannot be used ({err.strerror})")) from None
+            raise BatchError(one_line(f"{self.folder}: cannot be used ({err.strerror})")) from None
         except BatchError:
             self.__exit__()
             raise
@@ -234,7 +134,7 @@ class Batch:
         """
         return [index for index in range(len(self.items)) if not self._is_done(index)]
 
-    def run(self, transcribe, report=None):
+    def run(self, transcribe, report=None, group_seconds=GROUP_SECONDS):
         """Transcribes what is not done yet.
 
         Arguments
@@ -244,6 +144,8 @@ class Batch:
             order, as `DiffusionASR.stream_files`.
         report : callable, optional
             Is given each Item and its result when it is done.
+        group_seconds : float
+            Seconds of audio in a group, but for a single longer file. Default: 192.
 
         Returns
         -------
@@ -256,98 +158,150 @@ class Batch:
         """
         begin = time.perf_counter()
         pending = self.pending()
-        failures, audio = {}, 0.0
+        failures, audio, empty = {}, 0.0, 0
         # Known from the start, so that a file that changes meanwhile is done anew.
         states = {index: _state(self.items[index].path) for index in pending}
         try:
-            for place, result in transcribe([self.items[index] for index in pending]):
-                index = pending[place]
-                item = self.items[index]
+            for index, result in self._results(transcribe, pending, group_seconds):
                 if isinstance(result, AudioError):
                     failures[index] = str(result)
                 else:
                     audio += result.duration
+                    empty += not result.text.strip()
                     self._write(index, result, states[index])
                 if report is not None:
-                    report(item, result)
+                    report(self.items[index], result)
         finally:
             self._write_failures(failures)
         self._tidy()
         seconds = time.perf_counter() - begin
         before = len(self.items) - len(pending)
-        return Summary(len(self.items), before, len(failures), audio / 3600, seconds)
+        return Summary(len(self.items), before, len(failures), audio / 3600, seconds, empty)
+
+    def _results(self, transcribe, pending, seconds):
+        """Results of what is not done yet, group by group."""
+        wanted = set(pending)
+        for group in self._groups(pending, seconds):
+            self._note({"group": [self.outputs[index] for index in group]})
+            for place, result in transcribe([self.items[index] for index in group]):
+                if group[place] in wanted:
+                    wanted.remove(group[place])
+                    yield group[place], result
+            self._note({"group_done": True})
+
+    def _groups(self, pending, seconds):
+        """Files that are decoded together: first again those that a crash has cut."""
+        places = {output: index for index, output in enumerate(self.outputs)}
+        last = [places[output] for output in self._group if output in places]
+        if not self._group_done and not set(last).isdisjoint(pending):
+            yield last
+        # What failed or changed further up must not move the bounds of the groups to come.
+        reached = max(last, default=-1)
+        pending = [index for index in pending if index not in last]
+        for part in (
+            [index for index in pending if index > reached],
+            [index for index in pending if index < reached],
+        ):
+            group, total = [], 0.0
+            for index in part:
+                duration = _duration(self.items[index].path)
+                if group and total + duration > seconds:
+                    yield group
+                    group, total = [], 0.0
+                group.append(index)
+                total += duration
+            if group:
+                yield group
 
     def _write(self, index, transcript, state):
         item, output = self.items[index], self.outputs[index]
         try:
             write_transcript(self.folder / output, transcript.named(item.path), self.kind)
-            entry = {"output": output, "audio": item.path, **state}
-            self._entries[output] = entry
-            self._append(entry)
         except WriterError as err:
-            raise BatchError(_one_line(str(err))) from None
-        except OSError as err:
-            raise BatchError(
-                _one_line(f"{self.folder / JOURNAL}: cannot be written ({err.strerror})")
-            ) from None
+            raise BatchError(one_line(str(err))) from None
+        self._entries[output] = {"output": output, "audio": os.path.abspath(item.path), **state}
+        self._note(self._entries[output])
+
+    def _note(self, content):
+        with self._writing(JOURNAL) as path:
+            _append(path, content)
 
     def _is_done(self, index):
         output, item = self.outputs[index], self.items[index]
         if not (self.folder / output).is_file():
             return False
-        entry = self._entries.get(output)
-        # Killed between output and journal: the output is whole all the same.
-        return entry is None or {k: entry.get(k) for k in ("size", "mtime_ns")} == _state(item.path)
+        entry, state = self._entries.get(output), _state(item.path)
+        # Killed between output and journal: the output is whole all the same. So it is if the
+        # audio has been removed since.
+        return None in (entry, state["size"]) or {name: entry.get(name) for name in state} == state
 
     def _read_journal(self):
         path = self.folder / JOURNAL
-        lines = path.read_bytes().splitlines() if path.exists() else []
         entries, settings = {}, None
-        for line in lines:
+        self._group, self._group_done = [], True  # outputs of the group that was begun last
+        for line in path.read_bytes().splitlines() if path.exists() else []:
             # The last line may have been cut by a crash.
             with contextlib.suppress(ValueError):
                 content = json.loads(line)
-                if "settings" in content:
+                if isinstance(content, dict) and "settings" in content:
                     settings = content["settings"]
-                elif "output" in content:
+                elif isinstance(content, dict) and "output" in content:
                     entries[content["output"]] = content
-        if settings is None:
-            self._append({"settings": self.settings})
-        elif settings != self.settings:
-            names = sorted(settings.keys() | self.settings.keys())
-            told = [
-                f"{name} {settings.get(name)!r}, now {self.settings.get(name)!r}"
-                for name in names
-                if settings.get(name) != self.settings.get(name)
-            ]
-            raise BatchError(
-                _one_line(
-                    f"{self.folder}: begun with other settings ({'; '.join(told)}); "
-                    "name another folder"
-                )
-            )
-        return entries
+                elif isinstance(content, dict) and "group" in content:
+                    self._group, self._group_done = content["group"], False
+                elif isinstance(content, dict) and "group_done" in content:
+                    self._group_done = True
+        if settings == self.settings:
+            return entries
+        made = [name for name in [*entries, *self.outputs] if (self.folder / name).is_file()]
+        if made:
+            raise BatchError(one_line(f"{self.folder}: {self._difference(settings, made[0])}"))
+        # Nothing has come of those settings.
+        with open(path, "wb"):
+            pass
+        _append(path, {"settings": self.settings})
+        return {}
 
-    def _append(self, content):
-        with open(self.folder / JOURNAL, "ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
-            file.write(_json_line(content).encode())
+    def _difference(self, settings, output):
+        """Why outputs that are there are not those of this batch."""
+        if settings is None:
+            told = f"{output} is there already, and no {JOURNAL} says how it was made"
+        else:
+            both = [
+                (name, settings.get(name), self.settings.get(name))
+                for name in sorted(settings.keys() | self.settings.keys())
+            ]
+            changes = [f"{name} {old!r}, now {new!r}" for name, old, new in both if old != new]
+            told = f"begun with other settings ({'; '.join(changes)})"
+        return f"{told}; name another folder"
+
+    def _check_recordings(self):
+        """Refuses to write over the transcript of another recording that has the same name."""
+        for item, output in zip(self.items, self.outputs, strict=True):
+            other = self._entries.get(output, {}).get("audio")
+            if (
+                other not in (None, os.path.abspath(item.path))
+                and (self.folder / output).is_file()
+                and os.path.exists(other)
+                and os.path.exists(item.path)
+                and not os.path.samefile(other, item.path)
+            ):
+                raise BatchError(
+                    one_line(
+                        f"{self.folder}: {output} is the transcript of {other}, not of "
+                        f"{item.path}; name another folder"
+                    )
+                )
 
     def _tidy(self):
         """Rewrites the journal in the order of the manifest, with what a crash left out of it."""
-        lines = [_json_line({"settings": self.settings})]
-        for index, output in enumerate(self.outputs):
-            if not (self.folder / output).is_file():
-                continue
-            item = self.items[index]
-            entry = self._entries.get(output)
-            if entry is None:
-                entry = {"output": output, "audio": item.path, **_state(item.path)}
-            lines.append(_json_line(entry))
-        write_atomically(self.folder / JOURNAL, "".join(lines))
+        entries = dict(self._entries)
+        for item, output in zip(self.items, self.outputs, strict=True):
+            known = {"output": output, "audio": os.path.abspath(item.path), **_state(item.path)}
+            entries[output] = entries.pop(output, known)
+        kept = [entry for name, entry in entries.items() if (self.folder / name).is_file()]
+        with self._writing(JOURNAL) as path:
+            write_atomically(path, "".join(map(_json_line, [{"settings": self.settings}, *kept])))
 
     def _write_failures(self, failures):
         table = io.StringIO()
@@ -356,63 +310,58 @@ class Batch:
         for index in sorted(failures):
             item = self.items[index]
             writer.writerow([item.name, item.path, failures[index]])
+        with self._writing(FAILURES) as path:
+            write_atomically(path, table.getvalue(), errors="surrogateescape")
+
+    @contextlib.contextmanager
+    def _writing(self, name):
+        """Turns what goes wrong while a file is written into one line about it."""
+        path = self.folder / name
         try:
-            write_atomically(self.folder / FAILURES, table.getvalue(), errors="surrogateescape")
+            yield path
         except OSError as err:
-            raise BatchError(
-                _one_line(f"{self.folder / FAILURES}: cannot be written ({err.strerror})")
-            ) from None
+            raise BatchError(one_line(f"{path}: cannot be written ({err.strerror})")) from None
 
 
-def _list_folder(path):
-    items = []
-    for folder, folders, names in os.walk(path, followlinks=False):
-        folders.sort()
-        for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in AUDIO_ENDINGS:
-                whole = os.path.join(folder, name)
-                items.append(Item(os.path.relpath(whole, path), whole))
-    return items
-
-
-def _read_csv(path):
-    folder = os.path.dirname(path)
-    try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            rows = csv.DictReader(file, restval="")
-            if "wav" not in (rows.fieldnames or []):
-                raise BatchError(_one_line(f"{path}: no column 'wav'; name a CSV file or a folder"))
-            items = []
-            for row in rows:
-                wav = row["wav"].replace("$data_root", folder or ".")
-                if not wav:
-                    raise BatchError(
-                        _one_line(f"{path}: line {rows.line_num}: no path in the column 'wav'")
-                    )
-                name = row.get("ID") or row["wav"]
-                items.append(Item(name, os.path.join(folder, wav), row.get("lang") or None))
-    except OSError as err:
-        raise BatchError(_one_line(f"{path}: cannot be read ({err.strerror})")) from None
-    except csv.Error as err:
-        raise BatchError(_one_line(f"{path}: not a CSV file ({err})")) from None
-    if not items:
-        raise BatchError(_one_line(f"{path}: lists no files"))
-    return items
-
-
-def _lock(folder):
-    """Keeps other runs out of a folder; ends with the process, however that ends."""
+def _lock(path):
+    """Keeps other runs away from a journal; ends with the process, however that ends."""
     try:
         import fcntl
     except ImportError:  # not on Windows
         return None
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    while True:
+        # For writing, since that is what locks over a network ask for.
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise
+        except OSError:  # a file system without locks
+            return handle
+        # A run that ended meanwhile has replaced the journal.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
         os.close(handle)
-        raise
-    return handle
+
+
+def _append(path, content):
+    """Adds a line to a journal, behind one that a crash has cut."""
+    with open(path, "ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(_json_line(content).encode())
+
+
+def _duration(path):
+    try:
+        header = read_header(path)
+    except AudioError:
+        return 0.0
+    return header.frames / header.samplerate
 
 
 def _state(path):
@@ -423,19 +372,5 @@ def _state(path):
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-def _quoted(character):
-    if character.isprintable() and character not in '/\\%:*?"<>|':
-        return character
-    return "".join(f"%{byte:02X}" for byte in os.fsencode(character))
-
-
-def _folded(name):
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-
-
 def _json_line(content):
     return json.dumps(content, sort_keys=True) + "\n"
-
-
-def _one_line(message):
-    return " ".join(message.splitlines())

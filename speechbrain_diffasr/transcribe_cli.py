@@ -1,12 +1,14 @@
 """The command `diffasr transcribe`."""
 
 import argparse
-import functools
 import json
 import sys
 from operator import itemgetter
 
 from tqdm import tqdm
+
+from speechbrain_diffasr.batch_cli import transcribe_manifest
+from speechbrain_diffasr.token_texts import printable
 
 TRANSCRIBE = """\
 Writes what is said in audio files of any length.
@@ -33,6 +35,8 @@ examples:
 
 exit status: 0 all files transcribed, 1 some were not, 2 wrong usage, 130 interrupted"""
 
+# Silence is no error, but nothing may vanish unnoticed.
+EMPTY = "no speech was found in it; its transcript is empty"
 # Keys of `writers.FORMATS`, which would load torch; text is another here.
 FORMATS = ("text", "srt", "vtt", "json", "ctm", "rttm", "textgrid")
 # Of these, several recordings can be in one file.
@@ -64,13 +68,14 @@ def transcribe(args):
 
     _check(args)
     if args.manifest is not None:
-        return _transcribe_manifest(args)
+        return transcribe_manifest(args, _check_speech, _stream)
     cli.check_output(args.output, args.files)
     with cli.quiet_libraries(args.verbose):
         from speechbrain_diffasr.audio import AudioError, quiet_decoder
 
         model = cli.open_model(args)
-        stream = _stream(model, args, args.files, args.language)
+        _check_speech(model, args, args.files)
+        stream = _stream(model, args, args.files, args.language, len(args.files) == 1)
         results, shown, failed = {}, 0, 0
         # disable=None shows the bar only where stderr is a terminal.
         hidden = True if len(args.files) == 1 or args.watch else None
@@ -81,9 +86,12 @@ def transcribe(args):
             for index, result in stream(stderr):
                 bar.update()
                 if isinstance(result, AudioError):
-                    tqdm.write(f"diffasr: {result}", file=stderr)
+                    tqdm.write(f"diffasr: {printable(str(result))}", file=stderr)
                     failed += 1
                     result = None
+                elif not result.text.strip():
+                    name = printable(args.files[index])
+                    tqdm.write(f"diffasr: {name}: {EMPTY}", file=stderr)
                 results[index] = result
                 # They end in another order; each is shown once all before it are there.
                 while shown in results:
@@ -181,7 +189,7 @@ def _check(args):
 
     if bool(args.files) == (args.manifest is not None):
         raise cli.UsageError("name audio files (FILE ...), or a --manifest; see --help")
-    if args.manifest is not None and args.output is None:
+    if args.manifest is not None and not args.output:
         raise cli.UsageError("--manifest: name a folder for the transcripts with --output")
     if args.boundaries is not None and (args.manifest is not None or len(args.files) > 1):
         raise cli.UsageError("--boundaries: they are of one recording; name one audio file")
@@ -189,54 +197,26 @@ def _check(args):
         raise cli.UsageError(
             f"--format: {args.format} holds one recording; name one audio file, or use --manifest"
         )
-    cut = args.boundaries or args.rttm or args.segment in ("vad", "fixed")
-    if args.watch and (cut or args.manifest is not None or args.format not in ("text", "json")):
-        raise cli.UsageError(
-            "--watch: shows whole utterances; without --manifest, --segment, --boundaries, --rttm "
-            "and with --format text or json"
-        )
+    if args.watch and args.manifest is not None:
+        raise cli.UsageError("--watch: shows files one after the other; name audio files instead")
 
 
-def _stream(model, args, paths, languages):
-    """What gives the results of files; it takes the file to watch on."""
+def _check_speech(model, args, paths):
+    """Refuses an RTTM file that is of none of the files, and boundaries that cannot be read."""
     from speechbrain_diffasr import cli
-
-    if args.watch:
-        from speechbrain_diffasr.watch import watch_files
-
-        return functools.partial(watch_files, model, paths, args.language, args.steps, args.seed)
     from speechbrain_diffasr.boundaries import BoundaryError, read_boundaries
 
-    turns = boundaries = None
     try:
-        if args.rttm is not None:
-            _check_turns(args.rttm, paths)
-            turns = [args.rttm] * len(paths)
         if args.boundaries is not None:
-            boundaries = [args.boundaries]
             read_boundaries(args.boundaries, model.sample_rate)
+        if args.rttm is not None:
+            _find_recording(args.rttm, paths)
     except BoundaryError as err:
         raise cli.UsageError(str(err)) from None
-    try:
-        results = model.stream_files(
-            paths,
-            languages,
-            args.steps,
-            args.seed,
-            args.batch_size,
-            segmentation=args.segment,
-            boundaries=boundaries,
-            turns=turns,
-            words=args.format not in _WORDLESS,
-            max_gap=args.max_gap,
-        )
-    except BoundaryError as err:
-        raise cli.UsageError(f"--segment: {err}") from None
-    return lambda _: results
 
 
-def _check_turns(rttm, paths):
-    """Refuses an RTTM file that is of none of the files; one that lacks some only fails those."""
+def _find_recording(rttm, paths):
+    """Finds a file that an RTTM file is about; those that it is not about fail one by one."""
     from speechbrain_diffasr.boundaries import BoundaryError
     from speechbrain_diffasr.longform import as_turns
 
@@ -247,58 +227,59 @@ def _check_turns(rttm, paths):
             return
         except BoundaryError as err:
             first = first or err
-    if first is not None:
-        raise first
+    raise first
 
 
-def _transcribe_manifest(args):
-    """Runs a batch that can be resumed."""
+def _stream(model, args, paths, languages, only):
+    """What gives the results of files; it takes the file to watch on."""
     from speechbrain_diffasr import cli
+    from speechbrain_diffasr.boundaries import BoundaryError
 
-    with cli.quiet_libraries(args.verbose):
-        from speechbrain_diffasr.audio import AudioError, quiet_decoder
-        from speechbrain_diffasr.batch import FAILURES, Batch, BatchError, read_manifest
+    wrong, heard, turns = _own_turns(args.rttm, paths, only)
+    if isinstance(languages, list):
+        languages = [languages[index] for index in heard]
+    asked = [paths[index] for index in heard], languages, args.steps, args.seed
+    options = {
+        "segmentation": args.segment,
+        "boundaries": None if args.boundaries is None else [args.boundaries],
+        "turns": turns,
+        "words": args.format not in _WORDLESS,
+        "max_gap": args.max_gap,
+    }
 
+    def results(stderr):
+        yield from wrong
         try:
-            items = read_manifest(args.manifest)
-        except BatchError as err:
-            raise cli.UsageError(f"--manifest: {err}") from None
-        model = cli.open_model(args)
-        wrong = [one for one in items if one.language and one.language not in model.languages]
-        if wrong and args.language is None:
-            raise cli.UsageError(
-                f"--manifest: {wrong[0].name}: unknown language {wrong[0].language!r}; the model "
-                f"knows {', '.join(model.languages)}"
-            )
-        names = ("model", "language", "steps", "seed", "segment", "rttm", "max_gap")
-        settings = {name: getattr(args, name) for name in names}
-        kind = {"text": "txt"}.get(args.format, args.format)
-        failures = []
+            if args.watch:
+                from speechbrain_diffasr.watch import watch_files
+
+                found = watch_files(model, *asked, stderr, **options)
+            else:
+                found = model.stream_files(*asked, args.batch_size, **options)
+        except BoundaryError as err:
+            raise cli.UsageError(f"--segment: {err}") from None
+        for index, result in found:
+            yield heard[index], result
+
+    return results
+
+
+def _own_turns(rttm, paths, only):
+    """Errors of files that an RTTM file is not about, places of the others, and their turns."""
+    from speechbrain_diffasr.audio_header import audio_error
+    from speechbrain_diffasr.boundaries import BoundaryError
+    from speechbrain_diffasr.longform import as_turns
+
+    if rttm is None:
+        return [], range(len(paths)), None
+    wrong, heard, turns = [], [], []
+    for index, path in enumerate(paths):
         try:
-            with (
-                Batch(items, args.output, kind, settings) as batch,
-                quiet_decoder() as stderr,
-                tqdm(total=len(batch.pending()), unit="file", disable=None, file=stderr) as bar,
-            ):
-
-                def stream(pending):
-                    languages = [args.language or item.language for item in pending]
-                    paths = [item.path for item in pending]
-                    return _stream(model, args, paths, languages)(stderr)
-
-                def report(item, result):
-                    bar.update()
-                    if isinstance(result, AudioError):
-                        failures.append(str(result))
-
-                summary = batch.run(stream, report)
-        except BatchError as err:
-            raise cli.UsageError(f"--output: {err}") from None
-    for line in sorted(failures):
-        print(f"diffasr: {line}", file=sys.stderr)
-    listed = f", listed in {batch.folder / FAILURES}" if summary.failures else ""
-    print(f"{summary}{listed}", file=cli._stdout("text"), flush=True)
-    return int(summary.failures > 0)
+            turns.append(as_turns(rttm, path, only))
+            heard.append(index)
+        except BoundaryError as err:
+            wrong.append((index, audio_error(path, err)))
+    return wrong, heard, turns
 
 
 def _show(files, index, transcript):

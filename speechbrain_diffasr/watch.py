@@ -4,10 +4,13 @@ import contextlib
 import os
 import sys
 import time
+from types import SimpleNamespace
 
 import wcwidth
 
-from speechbrain_diffasr.audio import AudioError
+from speechbrain_diffasr.audio_header import audio_error
+from speechbrain_diffasr.boundaries import BoundaryError
+from speechbrain_diffasr.longform import as_turns
 from speechbrain_diffasr.token_texts import TokenTexts, printable
 
 # Seconds for which a terminal shows each step: a step can take less than an eye needs.
@@ -19,6 +22,8 @@ OTHER_LINES = 4
 # Of a terminal that does not tell its size.
 COLUMNS, LINES = 80, 24
 BAR_COLUMNS = 12
+# The edges of a window that is all of a file are rounded to samples.
+_ROUNDING = 0.01  # s
 
 # Select graphic rendition, ECMA-48 8.3.117.
 _PLAIN, _BOLD, _DIM, _BLUE = "\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[34m"
@@ -66,7 +71,7 @@ class CanvasView:
         dumb = os.environ.get("TERM", "dumb") == "dumb"
         self.is_terminal = self.file.isatty() and not dumb
         self.has_colour = not os.environ.get("NO_COLOR")
-        self.name = ""
+        self.name, self.text, self.times = "", "", ""
         self._drawn, self._drawn_at = 0, None  # lines on the screen, and its size by then
 
     def __enter__(self):
@@ -78,20 +83,28 @@ class CanvasView:
             interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
             self._write(_PLAIN + _WRAP + (f"\r{_CLEAR_BELOW}" if interrupted else ""))
 
-    def start(self, name, start=None, end=None):
+    def start(self, name, window=None, duration=None):
         """Begins a new utterance below what was drawn.
+
+        Of a window of a longer recording only its text stays, once the next window begins.
 
         Arguments
         ---------
         name : str or Path
             What it is called; of a path, the last part is shown.
-        start, end : float, optional
-            Seconds of the recording between which it lies. Default: not shown.
+        window : Window, optional
+            Part of the recording that it is. Default: all of it.
+        duration : float, optional
+            Of the recording, in seconds; goes with `window`.
         """
-        self.name = printable(os.path.basename(os.fspath(name)))
-        if start is not None and end is not None:
-            self.name += f", {start:.1f} to {end:.1f} s"
-        self._drawn = 0
+        name = printable(os.path.basename(os.fspath(name)))
+        times = "" if window is None else f"{window.start:.1f} to {window.end:.1f} s"
+        if self.is_terminal and self._drawn and times and self.times:
+            columns, lines = self._size()
+            width = max(columns, MIN_COLUMNS) - 1
+            self._draw([[(clip(f"{self.times}: {self.text}", width), "")]], (columns, lines), True)
+        self.name = f"{name}, {times} of {duration:.1f} s" if times else name
+        self.times, self.text, self._drawn = times, "", 0
 
     def __call__(self, draft):
         """Shows a step.
@@ -102,7 +115,7 @@ class CanvasView:
         """
         kept, tokens = draft.accepted[0].tolist(), draft.canvas[0].tolist()
         entropy = float(draft.entropy[0].mean())
-        text = printable(self.tokenizer.decode_ids(draft.tokens[0].tolist()))
+        self.text = text = printable(self.tokenizer.decode_ids(draft.tokens[0].tolist()))
         if not self.is_terminal:
             step = f"step {draft.step}/{self.max_steps}, {sum(kept)} of {len(kept)} accepted"
             self._write(f"{self.name}: {step}, entropy {entropy:.4f} nats: {text}\n")
@@ -146,12 +159,13 @@ class CanvasView:
             lines = [*lines[: most - 1], [(f"… {len(lines) - most + 1} more lines", "")]]
         return lines
 
-    def _draw(self, lines, size):
+    def _draw(self, lines, size, shrink=False):
         """Draws over what was drawn for this utterance."""
         # Whether a terminal wraps old lines when it is made narrower, only it knows.
         up = self._drawn if size == self._drawn_at else 0
-        # A canvas of fewer lines than before leaves those below it where they are.
-        lines[-2:-2] = [[]] * (up - len(lines))
+        if not shrink:
+            # A canvas of fewer lines than before leaves those below it where they are.
+            lines[-2:-2] = [[]] * (up - len(lines))
         body = "".join(
             "".join(f"{rendition}{text}{_PLAIN}" for text, rendition in line) + "\n"
             for line in lines
@@ -173,35 +187,87 @@ class CanvasView:
         self.file.flush()
 
 
-def watch_files(asr, paths, language=None, steps=None, seed=None, file=None):
+def watch_files(asr, paths, language=None, steps=None, seed=None, file=None, turns=None, **options):
     """Transcribes files one by one and shows each canvas while it settles.
 
     Arguments
     ---------
     asr : DiffusionASR
     paths : list
-        The files.
+        The files, of any length.
     language, steps, seed
         As for `DiffusionASR.transcribe_file`.
     file : file, optional
         Where the canvas is shown. Default: stderr.
+    turns : list, optional
+        As for `DiffusionASR.stream_files`.
+    **options : dict
+        Those of `DiffusionASR.stream_files` that are for all files, and for a single file
+        `boundaries`.
 
-    Yields
-    ------
-    result : (int, Transcript or AudioError)
+    Returns
+    -------
+    results : iterator of (int, Transcript or AudioError)
         Place of the file in `paths`, and its transcript or why there is none; as
         `DiffusionASR.stream_files`, and with the same transcripts.
+
+    Raises
+    ------
+    ValueError
+        If an argument is wrong.
     """
-    max_steps = asr.mods.decoder.sampler.check_steps(steps)
-    with CanvasView(asr.tokenizer, max_steps, file) as view:
-        for index, path in enumerate(paths):
-            try:
-                wav = asr.load_audio(path)
-            except AudioError as error:
-                yield index, error
-                continue
-            view.start(path)
-            yield index, asr.transcribe([wav], language, steps, seed, callback=view)[0]
+    view = CanvasView(asr.tokenizer, asr.mods.decoder.sampler.check_steps(steps), file)
+    watched = _Watched(asr, view)
+    streams = []
+    for index, path in enumerate(paths):
+        own = None
+        try:
+            if turns is not None and turns[index] is not None:
+                own = [as_turns(turns[index], path, only=len(paths) == 1)]
+        except BoundaryError as error:
+            streams.append([(0, audio_error(path, error))])
+            continue
+        asked = [path], language, steps, seed
+        streams.append(type(asr).stream_files(watched, *asked, batch_size=1, turns=own, **options))
+    return _shown(view, streams)
+
+
+def _shown(view, streams):
+    with view:
+        for index, stream in enumerate(streams):
+            for _, result in stream:
+                yield index, result
+
+
+class _Watched:
+    """A recognizer whose decoder shows each utterance to a view, one after the other."""
+
+    def __init__(self, asr, view):
+        self.asr = asr
+        self.mods = SimpleNamespace(decoder=_WatchedDecoder(asr.mods.decoder, view))
+
+    def __getattr__(self, name):
+        return getattr(self.asr, name)
+
+
+class _WatchedDecoder:
+    def __init__(self, decoder, view):
+        self.decoder = decoder
+        self.view = view
+
+    def __getattr__(self, name):
+        return getattr(self.decoder, name)
+
+    def stream(self, utterances, batch_size=1, steps=None):
+        return self.decoder.stream(self._announced(utterances), 1, steps, self.view)
+
+    def _announced(self, utterances):
+        """Tells the view what is decoded next: of a batch of one, what is taken."""
+        for utterance in utterances:
+            window, plan = utterance.key.window, utterance.key.file.plan
+            part = window if window.duration < plan.duration - _ROUNDING else None
+            self.view.start(utterance.key.file.request.path, part, plan.duration)
+            yield utterance
 
 
 def wrap_tokens(parts, width):

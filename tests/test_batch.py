@@ -1,12 +1,11 @@
-"""Batches of files: named apart, resumed after any end, with what failed listed."""
+"""Batches of files: named apart, done once, with what failed listed."""
 
 import csv
+import errno
+import fcntl
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,50 +13,14 @@ import pytest
 import soundfile
 from test_cli import Recognizer, cli
 
-from speechbrain_diffasr.batch import (
-    FAILURES,
-    JOURNAL,
-    Batch,
-    BatchError,
-    Item,
-    output_names,
-    read_manifest,
-)
-
-FILES = 200
-KILLS = 20
-# Forks a process that knows all modules, for each line that it reads.
-RUNNER = """
-import os, sys, time
-sys.path[:0] = {paths}
-from test_cli import Recognizer, cli
-from speechbrain_diffasr import audio, batch, longform, transcript_json
-
-class Unhurried(Recognizer):
-    def stream_files(self, *args, **options):
-        os.write(told, b"go\\n")
-        for result in super().stream_files(*args, **options):
-            time.sleep(0.002)
-            yield result
-
-cli.load_model = lambda *args: Unhurried()
-told = os.dup(1)
-for line in sys.stdin:
-    manifest, output = line.split()
-    pid = os.fork()
-    if not pid:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        args = ["transcribe", "--manifest", manifest, "--output", output, "--format", "json"]
-        os._exit(cli.main(args))
-    print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
+from speechbrain_diffasr.batch import FAILURES, JOURNAL, Batch
+from speechbrain_diffasr.manifest import BatchError, Item, output_names, read_manifest
 
 
-def write_wavs(folder, count):
+def write_wavs(folder, count, length=160):
     folder.mkdir(exist_ok=True)
     for number in range(count):
-        soundfile.write(folder / f"{number}.wav", np.full(160 + number, 0.3), 16000)
+        soundfile.write(folder / f"{number}.wav", np.full(length + number, 0.3), 16000)
 
 
 def outputs(folder):
@@ -75,62 +38,6 @@ def run(manifest, output, *options):
     return cli.main(["transcribe", "--manifest", str(manifest), "--output", str(output), *options])
 
 
-@pytest.fixture
-def runner():
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    process = subprocess.Popen(
-        [sys.executable, "-c", RUNNER.format(paths=paths)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    yield process
-    process.stdin.close()
-    process.wait()
-
-
-def start(runner, manifest, output, wait=True):
-    """Process of a new run, which decodes if it was waited for."""
-    print(manifest, output, file=runner.stdin, flush=True)
-    pid = int(runner.stdout.readline())
-    if wait:
-        assert runner.stdout.readline() == "go\n"
-    return pid
-
-
-def ended(runner):
-    """Exit status of the run, negative if it was killed."""
-    return int(next(line for line in runner.stdout if line != "go\n"))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes as POSIX has them")
-def test_killed_at_random_moments_and_resumed(runner, tmp_path):
-    write_wavs(tmp_path / "in", FILES)
-    (tmp_path / "in" / "broken.wav").write_bytes(b"RIFF")
-    start(runner, tmp_path / "in", tmp_path / "whole")
-    begin = time.perf_counter()
-    assert ended(runner) == 1
-    duration = time.perf_counter() - begin
-
-    chance, killed, done = random.Random(0), 0, [0]
-    for number in range(KILLS):
-        pid = start(runner, tmp_path / "in", tmp_path / "killed", wait=number % 4)
-        time.sleep(chance.uniform(0, duration / KILLS))
-        os.kill(pid, signal.SIGKILL)
-        killed += ended(runner) == -signal.SIGKILL
-        done.append(len(list((tmp_path / "killed").glob("*.wav.json"))))
-    assert killed == KILLS
-    assert done == sorted(done)
-    assert 0 < done[-1] < FILES and len(set(done)) > KILLS / 4  # else too early or too late
-    start(runner, tmp_path / "in", tmp_path / "killed")
-    assert ended(runner) == 1
-    whole = outputs(tmp_path / "whole")
-    assert len(whole) == FILES + 2
-    assert outputs(tmp_path / "killed") == whole
-
-
 def test_nothing_is_done_twice(model, tmp_path, capfd):
     write_wavs(tmp_path / "in", 5)
     assert run(tmp_path / "in", tmp_path / "out") == 0
@@ -140,7 +47,7 @@ def test_nothing_is_done_twice(model, tmp_path, capfd):
     assert run(tmp_path / "in", tmp_path / "out") == 0
     out, err = capfd.readouterr()
     assert out.startswith("0 files transcribed (5 more were done before), ") and err == ""
-    assert [count for count, *_ in model.asked] == [5, 0]
+    assert [count for count, *_ in model.asked] == [5]
     assert outputs(tmp_path / "out") == before
     # One is changed, one is new, one output is gone.
     soundfile.write(tmp_path / "in" / "2.wav", np.full(999, 0.5), 16000)
@@ -181,8 +88,14 @@ def test_ctrl_c_keeps_what_is_done(model, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(model, "stream_files", interrupted)
         assert run(tmp_path / "in", tmp_path / "out") == 130
+    before = outputs(tmp_path / "out")
+    (done,) = (tmp_path / "out").glob("*.txt")
+    written = done.stat().st_mtime_ns
     assert run(tmp_path / "in", tmp_path / "out") == 0
-    assert [count for count, *_ in model.asked] == [4, 3]
+    # All that was decoded together is decoded again, but what is there is not written again.
+    assert [count for count, *_ in model.asked] == [4, 4]
+    assert done.stat().st_mtime_ns == written and done.read_bytes() == before[done.name]
+    assert len(list((tmp_path / "out").glob("*.txt"))) == 4
 
 
 def test_a_csv_file_names_paths_ids_and_languages(model, tmp_path):
@@ -237,3 +150,162 @@ def test_other_settings_and_a_second_run_are_refused(model, tmp_path, capfd):
     (tmp_path / "list.csv").write_text("wav,lang\nin/0.wav,xx\n")
     assert run(tmp_path / "list.csv", tmp_path / "new") == 2
     assert "unknown language 'xx'; the model knows en, hi" in capfd.readouterr().err
+
+
+def write_named(folder, *names, level=0.3):
+    folder.mkdir()
+    for name in names:
+        soundfile.write(folder / name, np.full(999, level), 16000)
+
+
+def test_no_transcript_of_another_recording_is_replaced(model, tmp_path, capfd):
+    """Two folders into one: what differs in name goes together, what does not is refused."""
+    write_named(tmp_path / "monday", "1.wav", "2.wav")
+    write_named(tmp_path / "tuesday", "2.wav", "3.wav", level=0.5)
+    write_named(tmp_path / "wednesday", "4.wav")
+    out = tmp_path / "out"
+    assert run(tmp_path / "monday", out) == 0
+    before = outputs(out)
+    assert run(tmp_path / "tuesday", out) == 2
+    error = capfd.readouterr().err
+    assert f"2.wav.txt is the transcript of {tmp_path / 'monday' / '2.wav'}, not of " in error
+    assert len(error.splitlines()) == 1 and outputs(out) == before
+    assert run(tmp_path / "wednesday", out) == 0
+    # Which the journal still knows after another folder was done.
+    assert run(tmp_path / "tuesday", out) == 2
+    # The same recording by another path, or at another place, is the same.
+    (tmp_path / "link").symlink_to(tmp_path / "monday")
+    asked = len(model.asked)
+    assert run(tmp_path / "link", out) == 0
+    (tmp_path / "monday").rename(tmp_path / "archive")
+    assert run(tmp_path / "archive", out) == 0
+    assert len(model.asked) == asked
+
+
+def test_files_that_no_journal_knows_are_left_alone(model, tmp_path, capfd):
+    write_named(tmp_path / "in", "1.wav")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "1.wav.txt").write_text("written by hand")
+    for _ in range(2):
+        assert run(tmp_path / "in", tmp_path / "out") == 2
+        assert "1.wav.txt is there already" in capfd.readouterr().err
+        assert (tmp_path / "out" / "1.wav.txt").read_text() == "written by hand"
+
+
+def test_settings_bind_only_what_is_done(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.wav").write_bytes(b"")
+    assert run(tmp_path / "in", tmp_path / "out", "--steps", "3") == 1
+    soundfile.write(tmp_path / "in" / "1.wav", np.full(999, 0.1), 16000)
+    assert run(tmp_path / "in", tmp_path / "out", "--steps", "4") == 0
+    assert run(tmp_path / "in", tmp_path / "out", "--steps", "3") == 2
+
+
+def test_audio_that_is_gone_is_still_done(model, tmp_path):
+    write_named(tmp_path / "in", "1.wav", "2.wav")
+    (tmp_path / "list.csv").write_text("wav\nin/1.wav\nin/2.wav\n")
+    assert run(tmp_path / "list.csv", tmp_path / "out") == 0
+    (tmp_path / "in" / "1.wav").unlink()
+    assert run(tmp_path / "list.csv", tmp_path / "out") == 0
+    (tmp_path / "out" / "in%2F1.wav.txt").unlink()
+    assert run(tmp_path / "list.csv", tmp_path / "out") == 1
+
+
+@pytest.mark.parametrize("junk", [b"123\n[]\n", b"\0\0\xff\n", b'{"output": "1.wav.t'])
+def test_a_damaged_journal_stops_nothing(model, tmp_path, junk):
+    write_named(tmp_path / "in", "1.wav", "2.wav")
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+    before = outputs(tmp_path / "out")
+    with open(tmp_path / "out" / JOURNAL, "ab") as file:
+        file.write(junk)
+    (tmp_path / "out" / "2.wav.txt").unlink()
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+    assert outputs(tmp_path / "out") == before
+
+
+FULL = """
+import resource, sys
+sys.path[:0] = {paths}
+from test_cli import Recognizer, cli
+cli.load_model = lambda *args: Recognizer()
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+sys.exit(cli.main(["transcribe", "--manifest", "in", "--output", "out", "--format", "json"]))
+"""
+
+
+@pytest.mark.parametrize("limit", [0, 300, 2000])
+def test_a_full_disk_gets_one_line_and_loses_nothing(model, tmp_path, monkeypatch, limit):
+    """A limit on the size of files ends writes where a full disk would."""
+    write_named(tmp_path / "in", *(f"{number}.wav" for number in range(30)))
+    monkeypatch.chdir(tmp_path)
+    assert run("in", "whole", "--format", "json") == 0
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL.format(paths=paths, limit=limit)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("diffasr: --output: out") and "(File too large)" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert 0 < len(list((tmp_path / "out").glob("*.json"))) < 30 or limit < 2000
+    assert run("in", "out", "--format", "json") == 0
+    assert outputs(tmp_path / "out") == outputs(tmp_path / "whole")
+
+
+def test_a_folder_that_cannot_be_used_is_told_before_the_model_loads(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(cli, "load_model", lambda *args: pytest.fail("loaded"))
+    write_named(tmp_path / "in", "1.wav")
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "in it", "/proc/none"):
+        assert run(tmp_path / "in", folder) == 2
+        error = capfd.readouterr().err
+        assert error.startswith("diffasr: --output: ") and len(error.splitlines()) == 1
+
+
+def test_a_file_system_without_locks_will_do(model, tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    write_named(tmp_path / "in", "1.wav")
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+
+
+def test_a_lock_on_a_journal_that_was_replaced_is_none(tmp_path):
+    """The run that has replaced it was the last to hold the lock."""
+    (tmp_path / "new").touch()
+    path = tmp_path / JOURNAL
+    path.touch()
+    lock = fcntl.flock
+
+    def replace_first(handle, how):
+        if (tmp_path / "new").exists():
+            (tmp_path / "new").replace(path)
+        lock(handle, how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fcntl, "flock", replace_first)
+        with Batch([], tmp_path, "txt", {}):
+            patch.undo()
+            with pytest.raises(BatchError, match="another run"), Batch([], tmp_path, "txt", {}):
+                pass
+
+
+def test_turns_of_another_recording_are_not_taken_the_second_time(model, tmp_path, capfd):
+    """What is alone in a later run was not alone in the batch."""
+    write_named(tmp_path / "in", "1.wav", "2.wav")
+    (tmp_path / "1.rttm").write_text("SPEAKER 1 0 0 0.1 <NA> <NA> anna <NA> <NA>\n")
+    for _ in range(2):
+        assert run(tmp_path / "in", tmp_path / "out", "--rttm", str(tmp_path / "1.rttm")) == 1
+        assert "2.wav: " in capfd.readouterr().err
+    assert [path.name for path in (tmp_path / "out").glob("*.txt")] == ["1.wav.txt"]
+
+
+def test_names_cannot_steer_a_terminal(model, tmp_path, capfd):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "\x1b[2J.wav").write_bytes(b"")
+    assert run(tmp_path / "in", tmp_path / "out") == 1
+    assert cli.main(["transcribe", str(tmp_path / "in" / "\x1b[2J.wav")]) == 1
+    err = capfd.readouterr().err
+    assert "\x1b" not in err and err.count("[2J.wav: the file is empty") == 2

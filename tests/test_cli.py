@@ -15,7 +15,7 @@ import soundfile
 from speechbrain_diffasr import cli, files
 from speechbrain_diffasr.audio import AudioError, load_audio
 from speechbrain_diffasr.longform import Transcript
-from speechbrain_diffasr.segments import Segment, Word
+from speechbrain_diffasr.segments import Region, Segment, Word
 from speechbrain_diffasr.transcript_json import FORMAT, VERSION
 
 MODEL = Path(__file__).parents[1] / "pretrained" / "diffasr-tiny"
@@ -129,7 +129,7 @@ def test_the_options_of_long_audio_reach_the_model(model, folder):
     assert model.options == {
         "segmentation": "fixed",
         "boundaries": ["vad.txt"],
-        "turns": ["a.rttm"],
+        "turns": [[Region(0.0, 0.1, "anna")]],
         "words": False,
         "max_gap": 0.5,
     }
@@ -269,9 +269,10 @@ def test_an_interrupt_is_silent(model, folder, capfd, monkeypatch):
         (["transcribe", "1.wav", "--rttm", "1.wav"], "1.wav: not a text file"),
         (["transcribe", "1.wav", "--max-gap", "-1"], "'-1' is not a number of seconds"),
         (["transcribe", "1.wav", "--segment", "words"], "invalid choice: 'words'"),
-        (["transcribe", "1.wav", "--watch", "--format", "srt"], "--watch: shows whole"),
+        (["transcribe", "--manifest", ".", "--watch", "--output", "o"], "--watch: shows files"),
         (["transcribe", "1.wav", "--manifest", "."], "or a --manifest"),
         (["transcribe", "--manifest", "."], "name a folder for the transcripts with --output"),
+        (["transcribe", "--manifest", ".", "--output", ""], "name a folder for the transcripts"),
         (["transcribe", "--manifest", "a.csv", "--output", "out"], "a.csv: cannot be read"),
         (["transcribe", "--manifest", "1.wav", "--output", "out"], "no column 'wav'"),
     ],
