@@ -82,7 +82,7 @@ def transcribe_manifest(args, check, stream):
     for line in sorted(failures):
         print(f"diffasr: {printable(line)}", file=sys.stderr)
     listed = f", listed in {batch.folder / FAILURES}" if summary.failures else ""
-    print(f"{summary}{listed}", file=cli._stdout("text"), flush=True)
+    cli.write_stdout(f"{summary}{listed}\n", "text")
     return int(summary.failures > 0)
 
 

@@ -210,9 +210,13 @@ def main(argv=None):
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Python flushes stdout once more at its end, which would fail again, aloud.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return 141
+
+
+def _drop_stdout():
+    # Python flushes stdout once more at its end, which would fail again, aloud.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # A file name need not be valid UTF-8: lines of text give its bytes back, the others have escaped
@@ -225,6 +229,29 @@ def _stdout(kind):
     with contextlib.suppress(AttributeError):
         sys.stdout.reconfigure(encoding="utf-8", errors=_ERRORS.get(kind, "backslashreplace"))
     return sys.stdout
+
+
+def write_stdout(text, kind):
+    """Writes to stdout, at once.
+
+    Arguments
+    ---------
+    text : str
+    kind : str
+        What it holds; bytes of file names in "text" are given back.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be written.
+    """
+    try:
+        print(text, end="", file=_stdout(kind), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as err:
+        _drop_stdout()
+        raise UsageError(f"stdout cannot be written ({err.strerror})") from None
 
 
 def write_file(path, text, kind):

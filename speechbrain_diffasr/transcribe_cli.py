@@ -13,27 +13,45 @@ from speechbrain_diffasr.token_texts import printable
 TRANSCRIBE = """\
 Writes what is said in audio files of any length.
 
-Any format that soundfile reads (WAV, FLAC, Ogg, MP3, ...) at any sample rate, with any number
-of channels. Audio that is longer than the model hears at once is cut where nobody speaks, if
-silero-vad is installed, and otherwise into windows that overlap; memory does not grow with it.
-A file that cannot be transcribed gets one line on stderr and the others go on."""
+Transcripts go to stdout or a file, everything else to stderr. Files may have
+any format that soundfile reads (WAV, FLAC, Ogg, MP3, ...), any sample rate, and
+any number of channels. Audio that is longer than the model hears at once is cut
+where nobody speaks, if silero-vad is installed, and otherwise into windows that
+overlap; memory does not grow with it. A file that cannot be transcribed gets
+one line on stderr, and the others go on. Silence has an empty transcript, and a
+line on stderr too."""
 
 TRANSCRIBE_EXAMPLES = """\
+formats:
+  text      the transcript in one line, or a line for each speaker's turn if
+            --rttm names them; for several files a line each: PATH<tab>TEXT
+  srt, vtt  captions
+  json      a list of objects, one for each file: path, text, language,
+            duration, steps, and segments with words, times and confidence;
+            times are in seconds, steps are denoising steps that were taken
+  ctm       a line for each word: recording, channel, start, duration, word,
+            confidence
+  rttm      lines of speakers and of their words
+  textgrid  for Praat
+  A file of srt, vtt or textgrid is of one recording: for many, use --manifest.
+
 examples:
   diffasr transcribe speech.wav
       the transcript alone
   diffasr transcribe *.flac --language de --output transcripts.tsv
-      a line for each file: its path, a tab, its transcript
+      a line for each file
   diffasr transcribe talk.mp3 --format srt --output talk.srt
       captions
+  diffasr transcribe talk.mp3 --watch
+      the canvas settles in the terminal, window after window
   diffasr transcribe meeting.wav --rttm meeting.rttm --format vtt
       with the speakers that a diarizer found
-  diffasr transcribe a.mp3 b.mp3 --format json --steps 16
-      a JSON list; all times are in seconds, steps are the denoising steps that were taken
   diffasr transcribe --manifest recordings/ --output transcripts/ --format json
-      a file for each; stopped or killed, the same command goes on
+      a file for each recording; stopped or killed, the same command goes on and
+      ends with what it would have written undisturbed
 
-exit status: 0 all files transcribed, 1 some were not, 2 wrong usage, 130 interrupted"""
+exit status: 0 all files transcribed, 1 some were not (each has a line on
+stderr), 2 wrong usage or output that cannot be written, 130 interrupted"""
 
 # Silence is no error, but nothing may vanish unnoticed.
 EMPTY = "no speech was found in it; its transcript is empty"
@@ -102,7 +120,7 @@ def transcribe(args):
     if args.output is not None:
         cli.write_file(args.output, _formatted(heard, args), args.format)
     elif args.format != "text":
-        print(_formatted(heard, args), end="", file=cli._stdout(args.format), flush=True)
+        cli.write_stdout(_formatted(heard, args), args.format)
     return int(failed > 0)
 
 
@@ -126,33 +144,35 @@ def add_transcribe(commands, add_model_options):
     parser.add_argument(
         "--manifest",
         metavar="CSV|FOLDER",
-        help="instead of files: a folder that is searched for audio, or a CSV file with the "
-        "column wav, and perhaps ID and lang; each gets a file of its own in the folder --output, "
-        "and what is there already is not done again",
+        help="instead of files: a folder that is searched for audio, in all that is in it and "
+        "linked from it, or a CSV file with the column wav, and perhaps ID and lang; each "
+        "recording gets a file of its own in the folder --output, what is there already is not "
+        "done again, and what failed is listed there in failures.csv",
     )
     parser.add_argument(
         "--format",
         choices=FORMATS,
+        metavar="NAME",
         default="text",
-        help="text: the transcript alone for one file, PATH<tab>TEXT for several; srt, vtt: "
-        "captions; json: a list of objects with path, text, language, duration (s), steps, and "
-        "the segments with words and times; ctm: words; rttm: speakers and words; textgrid: for "
-        "Praat [default: %(default)s]",
+        help="what to write: text, srt, vtt, json, ctm, rttm or textgrid, see formats below "
+        "[default: %(default)s]",
     )
     parser.add_argument(
         "--output",
         metavar="PATH",
-        help="write here, as UTF-8, when all is done; with --manifest the folder for the "
-        "outputs [default: stdout]",
+        help="the file to write, as UTF-8, when all is done; with --manifest the folder for the "
+        "outputs, made if needed [default: stdout]",
     )
     options = parser.add_argument_group("long audio")
     options.add_argument(
         "--segment",
         choices=("auto", "vad", "fixed", "none"),
         default="auto",
-        help="auto: what the model hears at once as one piece, longer audio by vad if silero-vad "
-        "is installed, otherwise fixed; vad: where silero-vad finds speech; fixed: windows that "
-        "overlap; none: refuse longer audio [default: %(default)s]",
+        metavar="HOW",
+        help="vad: hear what silero-vad takes for speech; fixed: hear all, in windows that "
+        "overlap; none: hear files whole and refuse those that are too long for that; auto: "
+        "whole if short, else as vad if silero-vad is installed, else as fixed; with silero-vad, "
+        "what is short and faint is heard only if somebody speaks [default: %(default)s]",
     )
     options.add_argument(
         "--boundaries",
@@ -176,8 +196,8 @@ def add_transcribe(commands, add_model_options):
     parser.add_argument(
         "--watch",
         action="store_true",
-        help="show on stderr how the canvas settles; one file after the other, none longer than "
-        "the model hears at once",
+        help="show on stderr how the canvas settles; one file after the other, long ones window "
+        "after window",
     )
     add_model_options(parser)
     parser.set_defaults(run=transcribe)
@@ -287,9 +307,8 @@ def _show(files, index, transcript):
     from speechbrain_diffasr import cli
 
     if transcript is not None:
-        line = _as_text([(files[index], transcript)], len(files))
-        tqdm.write(line, file=cli._stdout("text"), end="")
-        sys.stdout.flush()
+        with tqdm.external_write_mode(file=sys.stdout):
+            cli.write_stdout(_as_text([(files[index], transcript)], len(files)), "text")
 
 
 def _formatted(heard, args):

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -17,8 +16,6 @@ from speechbrain_diffasr.audio import AudioError, load_audio
 from speechbrain_diffasr.longform import Transcript
 from speechbrain_diffasr.segments import Region, Segment, Word
 from speechbrain_diffasr.transcript_json import FORMAT, VERSION
-
-MODEL = Path(__file__).parents[1] / "pretrained" / "diffasr-tiny"
 
 
 class Recognizer:
@@ -341,82 +338,3 @@ def test_libraries_are_heard_only_on_request(model, folder, monkeypatch, recwarn
     assert [str(w.message) for w in recwarn.list].count("old") == verbose
     logger.warning("afterwards")
     assert caplog.messages[-1] == "afterwards"
-
-
-def run_python(code, **kwargs):
-    return subprocess.Popen(
-        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, **kwargs
-    )
-
-
-def test_help_teaches_without_loading_torch():
-    code = (
-        "import sys; from speechbrain_diffasr.cli import main\n"
-        "try: main(['transcribe', '--help'])\n"
-        "except SystemExit as end: sys.exit(end.code or 'torch' in sys.modules)"
-    )
-    process = run_python(code, stdout=subprocess.PIPE, cwd=MODEL.parents[1])
-    out, err = process.communicate()
-    assert (process.returncode, err) == (0, "")
-    for word in ["examples:", "--batch-size", "[default: 8]", "seconds", "exit status"]:
-        assert word in out
-
-
-def test_a_closed_pipe_is_silent(folder):
-    paths = [str(MODEL.parents[1]), str(Path(__file__).parent)]
-    code = (
-        f"import sys; sys.path[:0] = {paths}\n"
-        "from test_cli import Recognizer, cli\n"
-        "cli.load_model = lambda *args: Recognizer()\n"
-        "sys.exit(cli.main(['transcribe', '1.wav', '2.wav', '--batch-size', '1']))"
-    )
-    reading, writing = os.pipe()
-    os.close(reading)
-    process = run_python(code, stdout=writing, cwd=folder)
-    os.close(writing)
-    assert process.communicate()[1] == ""
-    assert process.returncode == 141
-
-
-@pytest.mark.skipif(
-    not (MODEL / "hyperparams.yaml").exists() or not (MODEL / "samples" / "en_1.wav").exists(),
-    reason="pretrained/diffasr-tiny is not in this checkout",
-)
-def test_the_command_says_what_the_interface_says(tmp_path):
-    from speechbrain_diffasr.inference import DiffusionASR
-
-    asr = DiffusionASR.from_hparams(source=str(MODEL))
-    samples = [str(MODEL / "samples" / name) for name in ("en_1.wav", "digits_1.wav")]
-    process = subprocess.run(
-        [sys.executable, "-m", "speechbrain_diffasr", "transcribe", *samples, "--format", "json"],
-        cwd=MODEL.parents[1],
-        capture_output=True,
-        text=True,
-    )
-    assert (process.returncode, process.stderr) == (0, "")
-    told = json.loads(process.stdout)
-    assert [entry["path"] for entry in told] == samples
-    assert [entry["text"] for entry in told] == [asr.transcribe_file(path) for path in samples]
-    assert [entry["duration"] for entry in told] == [
-        pytest.approx(soundfile.info(path).duration, abs=2e-3) for path in samples
-    ]
-    assert all(entry["steps"] >= 1 for entry in told)
-    assert (told[0]["language"], told[0]["language_probability"]) == (
-        "en",
-        pytest.approx(1, abs=0.2),
-    )
-
-
-def test_watching_changes_no_transcript(random_model, tmp_path, monkeypatch, capfd):
-    from speechbrain_diffasr.inference import DiffusionASR
-
-    asr = DiffusionASR.from_hparams(random_model)
-    monkeypatch.setattr(cli, "load_model", lambda *args: asr)
-    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, 16000), 16000)
-    told = []
-    for options in ([], ["--watch"]):
-        assert transcribe(tmp_path / "a.wav", "--format", "json", *options) == 0
-        out, err = capfd.readouterr()
-        told.append(json.loads(out)[0]["text"])
-        assert ("step 1/" in err) == bool(options)
-    assert told[0] == told[1] != ""
