@@ -123,14 +123,21 @@ class _Ended:
     """Tells which utterances have ended without making the GPU wait: one step late.
 
     Rows whose steps are spent are known without asking it.
+
+    Arguments
+    ---------
+    at_once : bool
+        Whether the GPU is waited for, because somebody who looks at every step does so anyway,
+        and must not see one more.
     """
 
-    def __init__(self):
+    def __init__(self, at_once):
+        self.at_once = at_once
         self.pending = None
 
     def __call__(self, canvases, ages, steps):
         ended = [age >= steps for age in ages]
-        if not canvases.finished.is_cuda:
+        if self.at_once or not canvases.finished.is_cuda:
             return [a or b for a, b in zip(ended, canvases.finished.tolist(), strict=True)]
         flags = torch.empty(len(canvases), dtype=torch.bool, pin_memory=True)
         flags.copy_(canvases.finished, non_blocking=True)
@@ -409,7 +416,7 @@ class EntropyBoundSampler:
             If `steps` is less than 1.
         """
         steps = self.check_steps(steps)
-        ended = _Ended()
+        ended = _Ended(at_once=callback is not None)
         going, ages = admit(None), {}
         while going is not None:
             going, accepted = self.step(going, predict, steps)
