@@ -104,7 +104,7 @@ class Batch:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.folder / JOURNAL)
-            remove_leftovers(self.folder)
+            remove_leftovers(self.folder, own=True)
             self._entries = self._read_journal()
             self._check_recordings()
         except BlockingIOError:
@@ -193,11 +193,12 @@ class Batch:
         """Files that are decoded together: first again those that a crash has cut."""
         places = {output: index for index, output in enumerate(self.outputs)}
         last = [places[output] for output in self._group if output in places]
-        if not self._group_done and not set(last).isdisjoint(pending):
+        known = set(last)
+        if not self._group_done and not known.isdisjoint(pending):
             yield last
         # What failed or changed further up must not move the bounds of the groups to come.
         reached = max(last, default=-1)
-        pending = [index for index in pending if index not in last]
+        pending = [index for index in pending if index not in known]
         for part in (
             [index for index in pending if index > reached],
             [index for index in pending if index < reached],

@@ -58,7 +58,7 @@ def write_atomically(path, text, errors="strict"):
             os.remove(temporary)
 
 
-def remove_leftovers(folder):
+def remove_leftovers(folder, own=False):
     """Removes what `write_atomically` left in a folder when its process was killed.
 
     Files of processes that still run are left alone.
@@ -66,6 +66,9 @@ def remove_leftovers(folder):
     Arguments
     ---------
     folder : str or Path
+    own : bool
+        Whether to remove what has the number of this process too. For one that has written
+        nothing yet: in a container each process may have the number of the last. Default: False.
 
     Example
     -------
@@ -77,7 +80,7 @@ def remove_leftovers(folder):
     """
     for name in os.listdir(folder):
         match = _TEMPORARY.fullmatch(name)
-        if match and not _is_running(int(match[1])):
+        if match and ((own and int(match[1]) == os.getpid()) or not _is_running(int(match[1]))):
             with contextlib.suppress(FileNotFoundError):
                 os.remove(os.path.join(folder, name))
 

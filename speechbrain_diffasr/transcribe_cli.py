@@ -118,7 +118,13 @@ def transcribe(args):
                     shown += 1
     heard = [(path, results[index]) for index, path in enumerate(args.files) if results[index]]
     if args.output is not None:
-        cli.write_file(args.output, _formatted(heard, args), args.format)
+        text = _formatted(heard, args)
+        try:
+            cli.write_file(args.output, text, args.format)
+        except cli.UsageError as err:
+            # Nothing that took long is lost.
+            cli.write_stdout(text, args.format)
+            raise cli.UsageError(f"{err}; the transcripts are on stdout") from None
     elif args.format != "text":
         cli.write_stdout(_formatted(heard, args), args.format)
     return int(failed > 0)

@@ -263,6 +263,15 @@ def test_a_folder_that_cannot_be_used_is_told_before_the_model_loads(tmp_path, m
         assert error.startswith("diffasr: --output: ") and len(error.splitlines()) == 1
 
 
+def test_what_a_killed_run_left_goes_even_if_it_had_the_same_number(model, tmp_path):
+    """As in a container, where every run may be process 1."""
+    write_named(tmp_path / "in", "1.wav")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f".diffasr-{os.getpid()}-9999.tmp").touch()
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+    assert set(outputs(tmp_path / "out")) == {JOURNAL, FAILURES, "1.wav.txt"}
+
+
 def test_a_file_system_without_locks_will_do(model, tmp_path, monkeypatch):
     def refuse(*args):
         raise OSError(errno.ENOLCK, "No locks available")

@@ -226,6 +226,22 @@ def test_the_output_is_all_or_nothing(model, folder, monkeypatch):
     assert not list(folder.glob("*.tmp"))
 
 
+def test_an_output_that_cannot_be_written_is_not_lost(model, folder, monkeypatch, capfd):
+    """Its folder is there at first, but no more when all is done."""
+    (folder / "out").mkdir()
+    hear = model.stream_files
+
+    def slow(*args, **kwargs):
+        yield from hear(*args, **kwargs)
+        (folder / "out").rmdir()
+
+    monkeypatch.setattr(model, "stream_files", slow)
+    assert transcribe("1.wav", "2.wav", "--output", "out/a.tsv") == 2
+    out, err = capfd.readouterr()
+    assert out == "1.wav\tस्तर 1\n2.wav\tस्तर 2\n"
+    assert len(err.splitlines()) == 1 and "the transcripts are on stdout" in err
+
+
 def test_the_output_may_be_a_device(model, folder):
     assert transcribe("1.wav", "--output", os.devnull) == 0
     assert not Path(os.devnull).is_file()
