@@ -13,8 +13,12 @@ import pytest
 import soundfile
 from test_batch import outputs, write_wavs
 
-from speechbrain_diffasr.audio import load_audio
+from speechbrain_diffasr.audio import AudioError, load_audio
+from speechbrain_diffasr.batch import Batch
 from speechbrain_diffasr.inference import default_model
+from speechbrain_diffasr.longform import Transcript
+from speechbrain_diffasr.manifest import read_manifest
+from speechbrain_diffasr.segments import Segment
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes as POSIX has them")
 
@@ -159,6 +163,59 @@ def test_killed_at_random_moments_and_resumed(runner, tmp_path):
     kill_and_resume(
         lambda output: Forked(runner, tmp_path / "in", output), tmp_path, wait_for_moment
     )
+
+
+class Killed(BaseException):
+    pass
+
+
+def in_company(items):
+    """Each file says what it was decoded with; those that cannot be decoded keep nobody company."""
+    good = [item.name for item in items if "bad" not in item.name]
+    for place, item in enumerate(items):
+        if "bad" in item.name:
+            yield place, AudioError(f"{item.name}: not audio")
+        else:
+            yield place, Transcript("", [], None, 1.0, 1, (Segment(0, 1, " ".join(good)),))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_files_are_decoded_in_the_company_that_they_would_have_had(tmp_path, seed):
+    """Wherever a run is cut, and whatever failed before."""
+    chance = random.Random(seed)
+    (tmp_path / "in").mkdir()
+    for number in range(60):
+        name = f"{number:02}{chance.choice(['', '', '', 'bad'])}.wav"
+        length = chance.choice([1, 2, 3, 60]) * RATE // 100
+        soundfile.write(tmp_path / "in" / name, np.full(length, 0.1), RATE)
+    items = read_manifest(tmp_path / "in")
+
+    def transcribe_all(folder, fewest, most):
+        left = chance.randint(fewest, most)
+
+        def cut(group):
+            nonlocal left
+            for result in in_company(group):
+                left -= 1
+                if left < 0:
+                    raise Killed
+                yield result
+
+        with Batch(items, tmp_path / folder, "txt", {}) as batch:
+            return batch.run(cut, group_seconds=0.2)
+
+    transcribe_all("whole", 999, 999)
+    kills = 0
+    while True:
+        try:
+            transcribe_all("killed", 0, 25)
+            break
+        except Killed:
+            kills += 1
+    assert kills > 2
+    assert outputs(tmp_path / "killed") == outputs(tmp_path / "whole")
+    companies = {path.read_text() for path in (tmp_path / "whole").glob("*.txt")}
+    assert 5 < len(companies) < 30  # groups, neither one for all nor one for each
 
 
 def write_speech(folder, count):
