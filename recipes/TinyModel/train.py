@@ -16,6 +16,7 @@ from speechbrain.dataio.dataloader import LoopedLoader
 from speechbrain_diffasr.brain import DiffusionBrain
 from speechbrain_diffasr.dataio import csv_dataset
 from speechbrain_diffasr.hub import save_pretrained
+from speechbrain_diffasr.language_table import count_languages, read_texts
 
 # The definition of the model that is trained, and of the folder that is written.
 MODEL = Path(__file__).parents[2] / "pretrained" / "diffasr-tiny" / "hyperparams.yaml"
@@ -51,6 +52,11 @@ def main():
             for name in hparams["corpora"]
         ]
     )
+    pretrainer = hparams["model"]["pretrainer"]
+    # The made-up lines and the digits would say little of how a language is spelled.
+    texts = read_texts([folder / hparams["corpora"][0] / "train.csv"])
+    size = hparams["model"]["vocab_size"]
+    pretrainer.language_table = count_languages(texts, hparams["tokenizer"], size)
     brain.fit(
         hparams["epoch_counter"],
         LoopedLoader(store, hparams["epoch_length"]),
@@ -60,7 +66,7 @@ def main():
     )
     brain.checkpointer.recover_if_possible(min_key="error_rate")
     save_pretrained(
-        hparams["model"]["pretrainer"],
+        pretrainer,
         MODEL.read_text(encoding="utf-8"),
         hparams["pretrained_folder"],
         dtype=torch.float16,
