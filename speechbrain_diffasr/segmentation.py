@@ -188,8 +188,9 @@ class Segmenter:
             return by_vad and not (
                 self._louder(stream, levels) or self._detector()(stream.blocks())
             )
-        except AudioError:
-            return False  # who loads it says what is wrong
+        except (AudioError, BoundaryError):
+            # Who loads it says what is wrong; without a detector that works, it is heard.
+            return False
 
     def _louder(self, stream, levels):
         """What silero-vad finds in a faint recording at the level of a loud one."""
