@@ -154,7 +154,7 @@ def test_each_step_is_drawn_over_the_one_before(asr, terminal, columns, name):
             seen.append((draft, screen.look(), screen.screen.cursor.y))
 
         (transcript,) = asr.transcribe([wav], name[:2], callback=callback)
-    assert len(seen) == transcript.steps > 2
+    assert len(seen) == transcript.steps > 1
     for number, (draft, lines, cursor) in enumerate(seen, start=1):
         text = "\n".join(lines)
         assert lines[:2] == [PROMPT, f"{name}.wav"]
