@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import threading
+from array import array
 from collections import deque
 
 import torch
@@ -225,7 +226,9 @@ class Levels:
         self.length = 0
         self.peak = 0.0  # the loudest sample
         self._rest = torch.zeros(0)
-        self._powers, self._peaks = [], []
+        # Arrays, since small tensors that stay, between large ones that go, would leave gaps in
+        # memory that grow with the recording.
+        self._powers, self._peaks = array("f"), array("f")
 
     def watch(self, blocks):
         """Hands blocks on and measures them.
@@ -246,15 +249,15 @@ class Levels:
             wav = torch.cat([self._rest, block])
             whole = len(wav) // self.hop * self.hop
             steps = wav[:whole].view(-1, self.hop)
-            self._powers.append(steps.square().mean(dim=1))
-            self._peaks.append(steps.abs().amax(dim=1))
+            self._powers.frombytes(steps.square().mean(dim=1).numpy().tobytes())
+            self._peaks.frombytes(steps.abs().amax(dim=1).numpy().tobytes())
             self._rest = wav[whole:].clone()
             yield block
 
     @property
     def gain(self):
         """What makes a faint recording as loud as others are; 1 for those."""
-        powers = self._joined(self._powers)
+        powers = torch.tensor(self._powers)
         count = _loud_steps(len(powers))
         level = float(powers.topk(count).values[-1].sqrt()) if count else 0.0
         return _LOUD / level if 0 < level < _FAINT else 1.0
@@ -262,31 +265,24 @@ class Levels:
     def is_faint(self, stream):
         """Whether too little of a file has been loud so far to call it loud."""
         wanted = _loud_steps(int(stream.seconds / _LEVEL_HOP))
-        return int((self._joined(self._powers) >= _FAINT**2).sum()) < wanted
+        return int((torch.tensor(self._powers) >= _FAINT**2).sum()) < wanted
 
     def loudest(self, low, high):
         """The loudest sample between two times, to 10 ms."""
         step = self.hop / self.sample_rate
-        peaks = self._joined(self._peaks)
-        inside = peaks[int(low / step) : math.ceil(high / step)]
-        if high / step > len(peaks):
+        inside = torch.tensor(self._peaks[int(low / step) : math.ceil(high / step)])
+        if high / step > len(self._peaks):
             inside = torch.cat([inside, self._rest.abs()])
         return float(inside.max()) if len(inside) else 0.0
 
     def quietest(self, low, high):
         """The middle of the quietest 0.2 s between two times."""
         step = self.hop / self.sample_rate
-        levels = self._joined(self._powers)[int(low / step) : int(high / step)]
+        levels = torch.tensor(self._powers[int(low / step) : int(high / step)])
         if len(levels) < _LEVELS_AVERAGED:
             return (low + high) / 2
         energy = torch.nn.functional.avg_pool1d(levels[None], _LEVELS_AVERAGED, 1)[0]
         return int(low / step) * step + (int(energy.argmin()) + _LEVELS_AVERAGED / 2) * step
-
-    @staticmethod
-    def _joined(parts):
-        if len(parts) > 1:
-            parts[:] = [torch.cat(parts)]
-        return parts[0] if parts else torch.zeros(0)
 
 
 def _loud_steps(count):

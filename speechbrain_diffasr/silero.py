@@ -1,6 +1,7 @@
 """Finds speech with silero-vad, whose model comes inside its package."""
 
 import warnings
+from array import array
 
 import torch
 
@@ -80,13 +81,13 @@ class SileroVAD:
             In order; none overlaps another. The same whatever the lengths of the blocks.
         """
         self.model.reset_states()
-        probabilities, length = [], 0
+        probabilities, length = array("f"), 0
         rest = torch.zeros(0)
         for block in blocks:
             length += len(block)
             wav = torch.cat([rest, block.detach().float().cpu()])
             whole = len(wav) // FRAME * FRAME
-            probabilities += map(self._probability, wav[:whole].view(-1, FRAME))
+            probabilities.extend(map(self._probability, wav[:whole].view(-1, FRAME)))
             rest = wav[whole:].clone()
         if len(rest):
             padded = torch.nn.functional.pad(rest, (0, FRAME - len(rest)))

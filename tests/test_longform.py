@@ -1,6 +1,8 @@
 """Audio of any length: nothing cut, nothing invented, speakers known, memory bounded."""
 
 import json
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -235,6 +237,31 @@ def test_planning_takes_no_more_memory_for_more_audio(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 2e6  # bytes; the audio itself would be 35e6
+
+
+def test_planning_leaves_no_gaps_in_memory(tmp_path):
+    """What tracemalloc does not see: memory that is free but that nothing fits into."""
+    noise = 0.1 * torch.randn(60 * RATE, generator=torch.Generator().manual_seed(0)).numpy()
+    for minutes in (2, 40):
+        with soundfile.SoundFile(tmp_path / f"{minutes}.wav", "w", RATE, 1) as file:
+            for _ in range(minutes):
+                file.write(noise)
+    program = """
+import sys
+from pathlib import Path
+from speechbrain_diffasr.audio import AudioStream
+from speechbrain_diffasr.segmentation import Segmenter
+for path in sys.argv[1:]:
+    Segmenter(6.0, "fixed").plan(AudioStream(path))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    print(*(line.split()[1] for line in lines if line.startswith("VmHWM")))
+"""
+    paths = [str(tmp_path / "2.wav"), str(tmp_path / "40.wav")]
+    found = subprocess.run(
+        [sys.executable, "-c", program, *paths], capture_output=True, text=True, check=True
+    )
+    short, long = (1024 * int(peak) for peak in found.stdout.split())
+    assert long - short < 20e6  # bytes; the audio itself would be 150e6
 
 
 def test_without_silero_windows_are_fixed(monkeypatch, recording):
