@@ -267,9 +267,10 @@ def _checksum(tensor):
 
 
 def _fingerprint(encoder):
-    """Identifies an encoder: its weights, their precision, and the window."""
+    """Identifies an encoder: its weights, their precision, window and level."""
     code = 0
     for name, tensor in sorted(encoder.state_dict().items()):
         code = zlib.crc32(f"{name} {_checksum(tensor)}".encode(), code)
     dtype = str(next(encoder.parameters()).dtype).removeprefix("torch.")
-    return f"{dtype}-{encoder.window:g}s-{code:08x}"
+    level = "" if encoder.loudest is None else f"-{encoder.loudest:g}"
+    return f"{dtype}-{encoder.window:g}s{level}-{code:08x}"

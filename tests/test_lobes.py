@@ -59,6 +59,18 @@ def test_frames_do_not_depend_on_what_else_is_in_the_batch():
     torch.testing.assert_close(together[1], encoder(loud[None])[0])
 
 
+def test_levels_are_brought_to_one_where_asked():
+    """A recording 40 dB down gives the same features; silence is not raised to anything."""
+    encoder = WhisperEncoder(config=WHISPER, window=1.0, loudest=1.2)
+    wav = torch.randn(16000) * torch.linspace(0.1, 1, 16000)
+    loud, quiet, silence = encoder.log_mel(torch.stack([wav, 0.01 * wav, 0 * wav]))
+    torch.testing.assert_close(quiet, loud)
+    assert loud.max() == pytest.approx(1.2)
+    assert silence.max() <= 0
+    plain = WhisperEncoder(config=WHISPER, window=1.0).log_mel(wav[None])[0]
+    torch.testing.assert_close(loud - loud.max(), plain - plain.max())
+
+
 def test_audio_over_the_window_is_refused_and_padding_is_not():
     encoder = WhisperEncoder(config=WHISPER, window=1.0)
     with pytest.raises(ValueError, match=r"1\.2 s of audio, but this model hears 1 s"):

@@ -37,6 +37,12 @@ def test_every_sample_is_transcribed_right(texts):
     assert texts == references
 
 
+def test_quiet_samples_are_heard_as_well(asr, texts):
+    """26 dB down, as from the other end of a table."""
+    quiet = [0.05 * asr.load_audio(path) for path in SAMPLES]
+    assert [transcript.text for transcript in asr.transcribe(quiet)] == texts
+
+
 def test_samples_alone_in_a_batch_and_backwards(asr, texts):
     assert [asr.transcribe_file(path) for path in SAMPLES] == texts
     assert asr.transcribe_files(SAMPLES[::-1], batch_size=len(SAMPLES))[::-1] == texts

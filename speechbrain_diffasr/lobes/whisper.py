@@ -12,6 +12,8 @@ from speechbrain_diffasr.kernels.graphs import Graphs
 CAPTURED_BATCH = 4
 # The two convolutions in front of Whisper's transformer halve the mel frames once.
 MEL_FRAMES_PER_FRAME = 2
+# 60 dB, as log-mel features count: what is fainter is no recording of anything.
+MAX_GAIN = 1.5
 
 
 class WhisperEncoder(nn.Module):
@@ -32,6 +34,10 @@ class WhisperEncoder(nn.Module):
     window : float
         Seconds of audio that are heard at once. Default: all that the checkpoint allows
         (30 s for the released ones). A smaller window keeps the first position embeddings.
+    loudest : float, optional
+        What the loudest log-mel feature of each utterance is brought to, so that quiet recordings
+        are heard like loud ones; by 60 dB at most. For encoders that have learned one level only.
+        Default: levels stay as they are, as Whisper has learned many.
     freeze : bool
         Whether the weights stay as they are, in eval mode whatever `train()` says. Default: True.
     dtype : str
@@ -46,7 +52,9 @@ class WhisperEncoder(nn.Module):
     torch.Size([3, 100, 32])
     """
 
-    def __init__(self, source=None, config=None, window=None, freeze=True, dtype="float32"):
+    def __init__(
+        self, source=None, config=None, window=None, loudest=None, freeze=True, dtype="float32"
+    ):
         super().__init__()
         if bool(source) == bool(config):
             raise ValueError("WhisperEncoder: give either source or config")
@@ -58,6 +66,7 @@ class WhisperEncoder(nn.Module):
             )
         extractor = WhisperFeatureExtractor(feature_size=encoder.config.num_mel_bins)
         self.sample_rate = extractor.sampling_rate
+        self.loudest = loudest
         self.hop = extractor.hop_length  # samples between two mel frames
         self.n_fft = extractor.n_fft
 
@@ -163,7 +172,11 @@ class WhisperEncoder(nn.Module):
             power = stft[..., :-1].abs().square()  # [B, n_fft / 2 + 1, 2 * frames]
             mels = (self.mel_filters @ power).clamp(min=1e-10).log10()
             loudest = mels.amax(dim=(1, 2), keepdim=True)  # per utterance, not per batch
-            return (torch.maximum(mels, loudest - 8.0) + 4.0) / 4.0
+            features = (torch.maximum(mels, loudest - 8.0) + 4.0) / 4.0
+            if self.loudest is not None:
+                gain = self.loudest - (loudest + 4.0) / 4.0
+                features = features + gain.clamp(max=MAX_GAIN)
+            return features
 
     def encode_mel(self, mels):
         """Runs the transformer on features that `log_mel` made.
