@@ -150,6 +150,7 @@ class FileInterface:
         turns=None,
         words=False,
         max_gap=None,
+        on_window=None,
     ):
         """Transcribes many files of any length and gives each as soon as it is done.
 
@@ -179,6 +180,9 @@ class FileInterface:
         max_gap : float, optional
             Longest pause inside of a window, in seconds; see `Segmenter`. Default: the model's
             own, or 1 if it has none.
+        on_window : callable, optional
+            Called whenever a window of a long file is done, with the place of the file in
+            `paths`, the seconds of it that are done, and all its seconds. Default: nothing.
 
         Returns
         -------
@@ -208,7 +212,7 @@ class FileInterface:
         if max_gap is None:
             max_gap = getattr(self.hparams, "max_gap", MAX_GAP)
         segmenter = Segmenter(self.max_seconds, segmentation, self.sample_rate, max_gap)
-        return FileStream(self, segmenter, batch_size, workers, steps, words)(requests)
+        return FileStream(self, segmenter, batch_size, workers, steps, words, on_window)(requests)
 
     def _transcribe_one(
         self, path, language, steps, seed, boundaries=None, turns=None, batch_size=8, **options

@@ -57,6 +57,7 @@ class _File:
     plan: Plan
     source: object  # a waveform, or where to read the windows from
     waiting: int = 0
+    done: float = 0.0  # s, as far as anything was heard
     read: bool = False
     error: AudioError | None = None
     heard: list = field(default_factory=list)
@@ -91,15 +92,21 @@ class FileStream:
         Denoising steps at most. Default: the model's own.
     words : bool
         Whether the times of words are asked for. Default: False.
+    on_window : callable, optional
+        Called with the place of a long file, the seconds of it that are done, and all its
+        seconds. Default: nothing.
     """
 
-    def __init__(self, asr, segmenter, batch_size, workers, steps=None, words=False):
+    def __init__(
+        self, asr, segmenter, batch_size, workers, steps=None, words=False, on_window=None
+    ):
         self.asr = asr
         self.segmenter = segmenter
         self.batch_size = batch_size
         self.workers = workers
         self.steps = steps
         self.words = words
+        self.on_window = on_window
 
     def __call__(self, requests):
         """Transcribes files.
@@ -264,6 +271,10 @@ class FileStream:
         file.heard.append(
             Heard(part.window, text, hypothesis.tokens, hypothesis.steps, words, part.language)
         )
+        if self.on_window is not None and not torch.is_tensor(file.source):
+            # Windows that end early make room for later ones: the latest is not yet all.
+            file.done = max(file.done, part.window.end)
+            self.on_window(file.index, file.done, file.plan.duration)
         self._finish(file)
 
     def _halves(self, part, hypothesis):

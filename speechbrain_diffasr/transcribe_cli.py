@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from operator import itemgetter
 
@@ -95,14 +96,16 @@ def transcribe(args):
         _check_speech(model, args, args.files)
         stream = _stream(model, args, args.files, args.language, len(args.files) == 1)
         results, shown, failed = {}, 0, 0
-        # disable=None shows the bar only where stderr is a terminal.
-        hidden = True if len(args.files) == 1 or args.watch else None
+        hidden = args.watch or None  # None shows the bar only where stderr is a terminal
+        brief = {"delay": 1, "leave": False} if len(args.files) == 1 else {}
         with (
             quiet_decoder() as stderr,
-            tqdm(total=len(args.files), unit="file", disable=hidden, file=stderr) as bar,
+            tqdm(total=len(args.files), unit="file", disable=hidden, file=stderr, **brief) as bar,
         ):
-            for index, result in stream(stderr):
+            for index, result in stream(stderr, bar):
                 bar.update()
+                if len(args.files) == 1:
+                    bar.close()  # it was there for the windows of a long file
                 if isinstance(result, AudioError):
                     tqdm.write(f"diffasr: {printable(str(result))}", file=stderr)
                     failed += 1
@@ -229,7 +232,7 @@ def _check(args):
 
 def _check_speech(model, args, paths):
     """Refuses an RTTM file that is of none of the files, and boundaries that cannot be read."""
-    from speechbrain_diffasr import cli
+    from speechbrain_diffasr import cli, language_table
     from speechbrain_diffasr.boundaries import BoundaryError, read_boundaries
 
     try:
@@ -239,6 +242,8 @@ def _check_speech(model, args, paths):
             _find_recording(args.rttm, paths)
     except BoundaryError as err:
         raise cli.UsageError(str(err)) from None
+    if args.format == "json" and args.language is None and model.language_table is None:
+        print(f"diffasr: {language_table.NO_TABLE}", file=sys.stderr)
 
 
 def _find_recording(rttm, paths):
@@ -273,7 +278,12 @@ def _stream(model, args, paths, languages, only):
         "max_gap": args.max_gap,
     }
 
-    def results(stderr):
+    def results(stderr, bar=None):
+        def tell(place, done, seconds):
+            name = printable(os.path.basename(paths[heard[place]]))
+            bar.set_postfix_str(f"{name}: {done:.0f} of {seconds:.0f} s")
+
+        on_window = None if bar is None else tell
         yield from wrong
         try:
             if args.watch:
@@ -281,7 +291,7 @@ def _stream(model, args, paths, languages, only):
 
                 found = watch_files(model, *asked, stderr, **options)
             else:
-                found = model.stream_files(*asked, args.batch_size, **options)
+                found = model.stream_files(*asked, args.batch_size, on_window=on_window, **options)
         except BoundaryError as err:
             raise cli.UsageError(f"--segment: {err}") from None
         for index, result in found:

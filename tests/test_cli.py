@@ -24,6 +24,7 @@ class Recognizer:
     languages = ("en", "hi")
     max_seconds = 2.0
     sample_rate = 16000
+    language_table = object()
 
     def __init__(self):
         self.asked = []
@@ -31,7 +32,7 @@ class Recognizer:
     def stream_files(self, paths, *asked, **options):
         """The last file is done first."""
         self.asked.append((len(paths), *asked))
-        self.options = options
+        self.options = {key: options[key] for key in options if key != "on_window"}
         languages, steps, *_ = asked
         for index in reversed(range(len(paths))):
             try:

@@ -157,6 +157,17 @@ def test_one_window_is_one_utterance(asr):
     assert asr.transcribe_file(path, segmentation="none") == alone.text
 
 
+def test_progress_of_a_long_file_is_told(asr, recording):
+    path = recording[0]
+    told = []
+    list(asr.stream_files([path], on_window=lambda *now: told.append(now)))
+    assert len(told) > 1 and {index for index, *_ in told} == {0}
+    times = [done for _, done, _ in told]
+    seconds = soundfile.info(path).duration
+    assert times == sorted(times) and 0.5 * seconds < times[-1] <= seconds
+    assert all(total == pytest.approx(seconds, abs=0.01) for *_, total in told)
+
+
 def test_what_cannot_be_done_is_said(asr, recording, tmp_path):
     path, spans, _ = recording
     with pytest.raises(AudioError, match="but this model hears 6 s at once"):
