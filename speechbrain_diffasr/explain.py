@@ -176,7 +176,7 @@ def explain(asr, wav, language=None, steps=None, seed=None):
     >>> wav = asr.load_audio(f"{default_model()}/samples/en_2.wav")
     >>> explanation = explain(asr, wav, language="en")
     >>> explanation.text, [frame.step for frame in explanation.frames]
-    ('oh there he is', [0, 1, 2, 3])
+    ('oh there he is', [0, 1, 2])
     >>> explanation.words[0].text, explanation.words[0].end < explanation.duration
     ('oh', True)
     """
