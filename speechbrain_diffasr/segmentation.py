@@ -11,6 +11,7 @@ import torch
 from speechbrain_diffasr.audio_header import AudioError, audio_error, check_length
 from speechbrain_diffasr.boundaries import BoundaryError, merge_regions
 from speechbrain_diffasr.longform import Plan
+from speechbrain_diffasr.pauses import ABOVE_QUIETEST_DB
 from speechbrain_diffasr.segments import Region
 from speechbrain_diffasr.silero import SAMPLE_RATE, SileroVAD
 from speechbrain_diffasr.windows import (
@@ -36,6 +37,10 @@ _LOUD_SHARE, _LOUD_SECONDS = 0.01, (0.1, 1.0)
 _NO_GAP = -1.0  # s
 _LEVEL_HOP = 0.01  # s
 _LEVELS_AVERAGED = 20
+# Fixed windows begin anew behind silences so long at least, and so much fainter than speech.
+_LONG_SILENCE = 0.3  # s
+_EDGE = 0.15  # s of it that are kept: words begin and end fainter than a level tells
+_SILENT_DB = 30.0
 
 
 class Segmenter:
@@ -47,7 +52,8 @@ class Segmenter:
         Longest window.
     segmentation : str
         ``vad``: speech as silero-vad finds it. ``fixed``: windows that overlap, with their edges
-        in the quietest places there, whose texts are joined at their seams. ``none``: audio that
+        in the quietest places there, whose texts are joined at their seams; they begin anew
+        behind a silence that is longer than `max_gap` and 0.3 s. ``none``: audio that
         is longer than a window is refused. ``auto``: audio that fits a window is heard whole,
         longer audio by silero-vad if it is installed, otherwise in fixed windows; what is short
         and faint is not heard if silero-vad finds no speech in it. Default: auto.
@@ -157,10 +163,10 @@ class Segmenter:
             return levels.loudest(window.start, window.end) > stream.noise_floor
 
         if regions is None:
-            overlap = min(OVERLAP, self.max_seconds / 3)
-            windows = fixed_windows(duration, self.max_seconds, overlap)
-            windows = filter(is_heard, _at_quiet_edges(windows, levels))
-            return Plan(duration, tuple(windows), overlapping=True)
+            windows = []
+            for start, end in levels.stretches(max(self.max_gap, _LONG_SILENCE), _EDGE):
+                windows += _fixed_at_pauses(start, end, self.max_seconds, levels)
+            return Plan(duration, tuple(filter(is_heard, windows)), overlapping=True)
         behind = max((region.end for region in regions), default=0.0)
         if behind > duration + _BEYOND:
             raise audio_error(
@@ -275,6 +281,42 @@ class Levels:
             inside = torch.cat([inside, self._rest.abs()])
         return float(inside.max()) if len(inside) else 0.0
 
+    def stretches(self, shortest, margin):
+        """What lies between long silences.
+
+        Silent is what is at most 6 dB louder than the quietest 2 % of the recording and at least
+        30 dB fainter than its loudest 5 %: with noise behind the speech nothing is.
+
+        Arguments
+        ---------
+        shortest : float
+            Seconds of the shortest silence that counts.
+        margin : float
+            Seconds of it that are kept on either side.
+
+        Returns
+        -------
+        stretches : list of (float, float)
+            Start and end of each in seconds; all of the recording if there is no such silence.
+        """
+        duration = self.length / self.sample_rate
+        if not self._powers:
+            return [(0.0, duration)] if duration else []
+        decibels = 10 * torch.tensor(self._powers).clamp(min=1e-12).log10()
+        # Not quantile(), which takes no more than 16 million values.
+        ordered = decibels.sort().values
+        quietest, loudest = (float(ordered[int(q * (len(ordered) - 1))]) for q in (0.02, 0.95))
+        threshold = min(quietest + ABOVE_QUIETEST_DB, loudest - _SILENT_DB)
+        silent = torch.nn.functional.pad((decibels <= threshold).int(), (1, 1))
+        step, places = self.hop / self.sample_rate, silent.diff().nonzero()[:, 0].view(-1, 2)
+        stretches, begin = [], 0.0
+        for low, high in (places * step).tolist():
+            if high - low >= shortest:
+                stretches.append((begin, min(low + margin, duration)))
+                begin = high - margin
+        stretches.append((begin, duration))
+        return [(start, end) for start, end in stretches if end - start > 2 * margin]
+
     def quietest(self, low, high):
         """The middle of the quietest 0.2 s between two times."""
         step = self.hop / self.sample_rate
@@ -289,6 +331,13 @@ def _loud_steps(count):
     """How many of so many steps are loud in a loud recording."""
     fewest, most = (round(seconds / _LEVEL_HOP) for seconds in _LOUD_SECONDS)
     return min(count, max(fewest, min(most, round(_LOUD_SHARE * count))))
+
+
+def _fixed_at_pauses(start, end, max_seconds, levels):
+    """Windows that overlap, from one time to another, with edges in pauses."""
+    windows = fixed_windows(end - start, max_seconds, min(OVERLAP, max_seconds / 3))
+    moved = [Window(start + window.start, start + window.end) for window in windows]
+    return _at_quiet_edges(moved, levels)
 
 
 def _at_quiet_edges(windows, levels):

@@ -108,6 +108,25 @@ def test_fixed_windows_begin_and_end_with_sound(asr, recording, monkeypatch):
         assert all(segment.start <= word.start < word.end <= segment.end for word in segment.words)
 
 
+@pytest.mark.parametrize(
+    ("max_gap", "noise", "expected"),
+    [
+        (0.0, 1e-4, [(0.0, 1.15), (1.85, 3.15), (3.85, 5.0)]),  # by each silence
+        (1.5, 1e-4, [(0.0, 5.0)]),  # silences are shorter
+        (0.0, 0.1, [(0.0, 5.0)]),  # with noise behind it, nothing is silent
+    ],
+)
+def test_fixed_windows_begin_anew_behind_silences(tmp_path, max_gap, noise, expected):
+    place = torch.arange(80000) / 16000
+    sounds = ((place % 2) < 1).float() * torch.sin(2000 * place) * 0.5
+    torch.manual_seed(0)
+    path = tmp_path / "beeps.wav"
+    soundfile.write(path, (sounds + noise * torch.randn(80000)).numpy(), 16000)
+    plan = Segmenter(6.0, "fixed", max_gap=max_gap).plan(AudioStream(path))
+    found = [(round(window.start, 2), round(window.end, 2)) for window in plan.windows]
+    assert found == [pytest.approx(pair, abs=0.02) for pair in expected]
+
+
 def test_speakers_of_an_rttm_file(asr, recording, rttm):
     path, _, texts = recording
     for options in ({"max_gap": 0.0}, {"segmentation": "vad", "max_gap": 0.0}):
