@@ -425,7 +425,9 @@ def test_many_files(random_model, tmp_path):
     assert result["files"] == 5
     assert result["audio_s"] == pytest.approx(5 * 1.5, abs=0.01)  # 1, 1.25, ... 2 s
     assert result["rtfx"] == pytest.approx(result["audio_s"] / result["wall_s"])
-    assert result["busy_share"] > 0 and len(result["resident_gb_by_quarter"]) >= 2
+    assert result["busy_share"] > 0
+    # How many quarters were seen depends on how fast the machine was.
+    assert 1 <= len(result["resident_gb_by_quarter"]) <= 4
     assert min(result["resident_gb_by_quarter"]) > 0.05
 
 
