@@ -58,5 +58,5 @@ setup(
     python_requires=">=3.11",
     install_requires=REQUIRED,
     extras_require={"tensorboard": TENSORBOARD, "vad": VAD, "test": TEST},
-    entry_points={"console_scripts": ["diffasr=speechbrain_diffasr.cli:main"]},
+    entry_points={"console_scripts": ["diffasr=speechbrain_diffasr.cli.common:main"]},
 )

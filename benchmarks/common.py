@@ -11,7 +11,7 @@ import transformers
 from hyperpyyaml import load_hyperpyyaml
 from hyperpyyaml.core import recursive_update
 
-from speechbrain_diffasr.inference import DiffusionASR, default_model
+from speechbrain_diffasr import DiffusionASR, default_model
 
 # The published configurations, for random weights.
 FULL_SIZE = {

@@ -22,11 +22,11 @@ import speechbrain as sb
 import torch
 from common import environment, print_table, random_model
 
-from speechbrain_diffasr.brain import DiffusionBrain
-from speechbrain_diffasr.dataio import make_datasets, make_train_loader
-from speechbrain_diffasr.inference import default_model
-from speechbrain_diffasr.recipe import load_recognizer
-from speechbrain_diffasr.recipe_yaml import read_hparams
+from speechbrain_diffasr import default_model
+from speechbrain_diffasr.recipe.options import read_hparams
+from speechbrain_diffasr.training import DiffusionBrain
+from speechbrain_diffasr.training.data import make_datasets, make_train_loader
+from speechbrain_diffasr.training.fit import load_recognizer
 
 SETTINGS = Path(__file__).parents[1] / "hparams" / "training.yaml"
 
@@ -60,9 +60,10 @@ def epoch(asr, args, cache_folder=None):
     )
     data = {"train": args.csv, "valid": args.csv, "root": args.data_root}
     begin = time.perf_counter()
-    dataset = make_datasets(asr, data, settings, brain)["train"]
+    dataset = make_datasets(asr, data, settings)["train"]
     filled = time.perf_counter()
-    brain.fit(range(1, 2), make_train_loader(brain, dataset, settings))
+    loader, brain.train_sampler = make_train_loader(brain, dataset, settings)
+    brain.fit(range(1, 2), loader)
     if "cuda" in args.device:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - filled

@@ -34,7 +34,8 @@ from common import environment
 from training import mapping
 from workload import load, make_settings
 
-from speechbrain_diffasr.inference import AudioError, check_device, default_model
+from speechbrain_diffasr import AudioError, default_model
+from speechbrain_diffasr.inference import check_device
 
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 SYLLABLES_PER_SECOND = 4.0

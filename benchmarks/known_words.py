@@ -10,7 +10,7 @@ import torch
 import torchaudio
 from espeak_words import Speaker
 
-from speechbrain_diffasr.words import split_text
+from speechbrain_diffasr.text.spacing import split_text
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 LEAD_SECONDS = (0.0, 0.3)  # of silence before an utterance

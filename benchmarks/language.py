@@ -25,12 +25,13 @@ from timestamps import calibration
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from speechbrain_diffasr.audio import AudioError
+from speechbrain_diffasr import AudioError, DiffusionASR, default_model
+from speechbrain_diffasr.dataio import read_rows
+from speechbrain_diffasr.decoders import identify_language
 from speechbrain_diffasr.decoders.ctc import greedy_tokens
-from speechbrain_diffasr.inference import DiffusionASR, check_device, default_model
-from speechbrain_diffasr.language import TEMPERATURE, identify_language
-from speechbrain_diffasr.language_table import NO_TABLE
-from speechbrain_diffasr.utterances import first_rows, read_rows, usable_rows
+from speechbrain_diffasr.decoders.language_id import NO_TABLE, TEMPERATURE
+from speechbrain_diffasr.evaluation.selection import first_rows, usable_rows
+from speechbrain_diffasr.inference import check_device
 
 TEMPERATURES = np.geomspace(0.05, 50.0, 201)
 EDGES = (0.0, 0.75, 1.5, float("inf"))  # seconds that utterances are sorted by

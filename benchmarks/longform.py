@@ -38,11 +38,12 @@ import soundfile
 import torch
 from common import environment, print_table
 
-from speechbrain_diffasr.audio import AudioError, AudioStream, load_audio
-from speechbrain_diffasr.inference import DiffusionASR, default_model
-from speechbrain_diffasr.segments import join_texts, split_text
-from speechbrain_diffasr.utterances import CsvError, read_rows, usable_rows
-from speechbrain_diffasr.windows import MAX_GAP
+from speechbrain_diffasr import AudioError, DiffusionASR, default_model
+from speechbrain_diffasr.dataio import AudioStream, load_audio, read_rows
+from speechbrain_diffasr.evaluation.selection import usable_rows
+from speechbrain_diffasr.segmentation.windows import MAX_GAP
+from speechbrain_diffasr.text.spacing import join_texts, split_text
+from speechbrain_diffasr.utils.errors import CsvError
 
 SAMPLE_RATE = 16000  # of the recordings, in Hz
 PAUSES = (0.3, 2.5)  # s

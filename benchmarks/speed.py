@@ -56,7 +56,8 @@ from common import environment
 from training import mapping
 from workload import Timer, free_memory, is_out_of_memory, load, make_settings
 
-from speechbrain_diffasr.inference import check_device, default_model
+from speechbrain_diffasr import default_model
+from speechbrain_diffasr.inference import check_device
 
 # What a section does, and the share of the time that it may take.
 SECTIONS = {

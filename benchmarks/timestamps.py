@@ -21,9 +21,9 @@ from speechbrain.utils.edit_distance import alignment, op_table
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from speechbrain_diffasr.inference import DiffusionASR, default_model
-from speechbrain_diffasr.pauses import place_edges
-from speechbrain_diffasr.words import WordAligner
+from speechbrain_diffasr import DiffusionASR, default_model
+from speechbrain_diffasr.transcripts import WordAligner
+from speechbrain_diffasr.transcripts.alignment import place_edges
 
 NUM_BINS = 10  # of the calibration error
 TEMPERATURES = np.geomspace(0.1, 10.0, 401)

@@ -28,9 +28,9 @@ from ruamel.yaml.error import YAMLError
 from speechbrain.utils.distributed import ddp_init_group, if_main_process
 from training_steps import fits, largest_that_fits, make_batch, make_brain, measure, step
 
-from speechbrain_diffasr.hub import TRAINED
-from speechbrain_diffasr.inference import default_model
-from speechbrain_diffasr.recipe import load_recognizer
+from speechbrain_diffasr import default_model
+from speechbrain_diffasr.inference.pretrained import TRAINED
+from speechbrain_diffasr.training.fit import load_recognizer
 
 
 def run(brain, make, args):

@@ -9,8 +9,8 @@ import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 
-from speechbrain_diffasr.brain import DiffusionBrain
-from speechbrain_diffasr.recipe_yaml import read_hparams
+from speechbrain_diffasr.recipe.options import read_hparams
+from speechbrain_diffasr.training import DiffusionBrain
 
 SETTINGS = Path(__file__).parents[1] / "hparams" / "training.yaml"
 PARTS = ("encoder", "forward", "backward", "optimizer")

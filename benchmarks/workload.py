@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from common import random_model
 
-from speechbrain_diffasr.decoders.sampler import EntropyBoundSampler
-from speechbrain_diffasr.inference import DiffusionASR
+from speechbrain_diffasr import DiffusionASR
+from speechbrain_diffasr.decoders import EntropyBoundSampler
 
 # Tokens of a transcript for each second of audio: about those of read English.
 SPOKEN_TOKENS_PER_SECOND = 10 / 3

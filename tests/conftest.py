@@ -13,8 +13,8 @@ from hyperpyyaml import load_hyperpyyaml
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
-from speechbrain_diffasr.hub import save_pretrained
-from speechbrain_diffasr.lobes.diffusion_gemma import DiffusionGemma
+from speechbrain_diffasr.inference import save_pretrained
+from speechbrain_diffasr.lobes import DiffusionGemma
 
 SMALL = {
     "vocab_size": 60,

@@ -4,9 +4,10 @@ import torch
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
-from speechbrain_diffasr.explain import Explanation, Frame, Piece
-from speechbrain_diffasr.tokenizer import Tokenizer
-from speechbrain_diffasr.words import Word
+from speechbrain_diffasr import Word
+from speechbrain_diffasr.decoders.ctc import Piece
+from speechbrain_diffasr.lobes import Tokenizer
+from speechbrain_diffasr.visualization.trace import Explanation, Frame
 
 HOSTILE = [
     "</script><script>window.hacked=1</script>",

@@ -14,7 +14,7 @@ from pathlib import Path
 import soundfile
 import torch
 
-from speechbrain_diffasr.audio import load_audio
+from speechbrain_diffasr.dataio import load_audio
 
 REPOSITORY = Path(__file__).parents[1]
 SAMPLES = REPOSITORY / "pretrained" / "diffasr-tiny" / "samples"

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 import torchaudio
 
-from speechbrain_diffasr.audio import load_audio
+from speechbrain_diffasr.dataio import load_audio
 
 RATE = 16000
 COMMONVOICE_RATE = 32000

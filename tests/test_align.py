@@ -8,9 +8,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchaudio.functional import forced_align
 
-from speechbrain_diffasr.decoders.align import align_tokens
-from speechbrain_diffasr.losses import Head
-from speechbrain_diffasr.pauses import find_pauses, find_sound, place_edges
+from speechbrain_diffasr.decoders.ctc import align_tokens
+from speechbrain_diffasr.lobes.output_layer import Head
+from speechbrain_diffasr.segmentation.levels import find_pauses, find_sound
+from speechbrain_diffasr.transcripts.alignment import place_edges
 
 VOCAB, WIDTH, SOFTCAP = 13, 6, 30.0
 BLANK = 4

@@ -9,15 +9,10 @@ import pytest
 import soundfile
 import torch
 
-from speechbrain_diffasr import audio, audio_header
-from speechbrain_diffasr.audio import (
-    AudioError,
-    AudioStream,
-    check_waveform,
-    load_audio,
-    quiet_decoder,
-)
-from speechbrain_diffasr.resampling import MAX_TAPS, affordable_rate
+from speechbrain_diffasr import AudioError
+from speechbrain_diffasr.dataio import AudioStream, audio, header, load_audio
+from speechbrain_diffasr.dataio.audio import check_waveform, quiet_decoder
+from speechbrain_diffasr.dataio.resampling import MAX_TAPS, affordable_rate
 
 
 def tone(rate, seconds=1.0, channels=1, hertz=440.0):
@@ -221,7 +216,7 @@ def test_unreadable_files_get_one_line(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     path = write(tmp_path / "a.wav", tone(16000))
-    monkeypatch.setattr(audio_header, "open", refuse, raising=False)
+    monkeypatch.setattr(header, "open", refuse, raising=False)
     with pytest.raises(AudioError, match=r"a\.wav: permission denied"):
         load_audio(path)
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, WhisperConfig, WhisperModel
 
-from speechbrain_diffasr.inference import DiffusionASR
+from speechbrain_diffasr import DiffusionASR
 from speechbrain_diffasr.lobes.diffusion_gemma import _from_config
 
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>", "<|audio>", "<audio|>"]

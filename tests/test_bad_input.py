@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechbrain_diffasr import cli
-from speechbrain_diffasr.audio import AudioError
-from speechbrain_diffasr.inference import DiffusionASR
+from speechbrain_diffasr import AudioError, DiffusionASR, cli
 
 RATE = 16000
 CHANCE = np.random.default_rng(0)
@@ -160,7 +158,7 @@ def test_there_are_forty_kinds():
 
 def test_each_gets_a_line_and_the_others_go_on(asr, folder, tmp_path, monkeypatch, capfd):
     """One batch of all: those that are audio say what they say alone."""
-    monkeypatch.setattr(cli, "load_model", lambda *args: asr)
+    monkeypatch.setattr(cli.common, "load_model", lambda *args: asr)
     manifest, output = tmp_path / "list.csv", tmp_path / "out"
     names = [name for name, *_ in [*BAD, *ODD]] + ["absent.wav", "zero\0byte.wav", "sub/"]
     (folder / "sub").mkdir(exist_ok=True)

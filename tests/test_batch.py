@@ -13,8 +13,9 @@ import pytest
 import soundfile
 from test_cli import Recognizer, cli
 
-from speechbrain_diffasr.batch import FAILURES, JOURNAL, Batch
-from speechbrain_diffasr.manifest import BatchError, Item, output_names, read_manifest
+from speechbrain_diffasr.inference.batch import FAILURES, JOURNAL, BatchJob
+from speechbrain_diffasr.inference.manifest import Item, output_names, read_manifest
+from speechbrain_diffasr.utils.errors import ManifestError
 
 
 def write_wavs(folder, count, length=160):
@@ -30,7 +31,7 @@ def outputs(folder):
 @pytest.fixture
 def model(monkeypatch):
     recognizer = Recognizer()
-    monkeypatch.setattr(cli, "load_model", lambda source, device, verbose: recognizer)
+    monkeypatch.setattr(cli.common, "load_model", lambda source, device, verbose: recognizer)
     return recognizer
 
 
@@ -129,10 +130,10 @@ def test_names_cannot_collide(tmp_path):
 )
 def test_a_wrong_manifest_gets_one_line(tmp_path, text, reason):
     (tmp_path / "list.csv").write_text(text)
-    with pytest.raises(BatchError, match=reason) as caught:
+    with pytest.raises(ManifestError, match=reason) as caught:
         read_manifest(tmp_path / "list.csv")
     assert "\n" not in str(caught.value)
-    with pytest.raises(BatchError, match="no audio files in this folder"):
+    with pytest.raises(ManifestError, match="no audio files in this folder"):
         read_manifest(tmp_path)
 
 
@@ -141,7 +142,7 @@ def test_other_settings_and_a_second_run_are_refused(model, tmp_path, capfd):
     assert run(tmp_path / "in", tmp_path / "out") == 0
     assert run(tmp_path / "in", tmp_path / "out", "--steps", "3") == 2
     assert "steps None, now 3" in capfd.readouterr().err
-    with Batch([Item("a", "a.wav")], tmp_path / "other", "txt", {}):
+    with BatchJob([Item("a", "a.wav")], tmp_path / "other", "txt", {}):
         assert run(tmp_path / "in", tmp_path / "other") == 2
     assert "another run writes to this folder" in capfd.readouterr().err
     (tmp_path / "file").touch()
@@ -254,7 +255,7 @@ def test_a_full_disk_gets_one_line_and_loses_nothing(model, tmp_path, monkeypatc
 
 
 def test_a_folder_that_cannot_be_used_is_told_before_the_model_loads(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(cli, "load_model", lambda *args: pytest.fail("loaded"))
+    monkeypatch.setattr(cli.common, "load_model", lambda *args: pytest.fail("loaded"))
     write_named(tmp_path / "in", "1.wav")
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "in it", "/proc/none"):
@@ -295,9 +296,12 @@ def test_a_lock_on_a_journal_that_was_replaced_is_none(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fcntl, "flock", replace_first)
-        with Batch([], tmp_path, "txt", {}):
+        with BatchJob([], tmp_path, "txt", {}):
             patch.undo()
-            with pytest.raises(BatchError, match="another run"), Batch([], tmp_path, "txt", {}):
+            with (
+                pytest.raises(ManifestError, match="another run"),
+                BatchJob([], tmp_path, "txt", {}),
+            ):
                 pass
 
 

@@ -13,12 +13,10 @@ import pytest
 import soundfile
 from test_batch import outputs, write_wavs
 
-from speechbrain_diffasr.audio import AudioError, load_audio
-from speechbrain_diffasr.batch import Batch
-from speechbrain_diffasr.inference import default_model
-from speechbrain_diffasr.longform import Transcript
-from speechbrain_diffasr.manifest import read_manifest
-from speechbrain_diffasr.segments import Segment
+from speechbrain_diffasr import AudioError, Segment, Transcript, default_model
+from speechbrain_diffasr.dataio import load_audio
+from speechbrain_diffasr.inference.batch import BatchJob
+from speechbrain_diffasr.inference.manifest import read_manifest
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes as POSIX has them")
 
@@ -34,7 +32,10 @@ RUNNER = """
 import os, sys, time
 sys.path[:0] = {paths}
 from test_cli import Recognizer, cli
-from speechbrain_diffasr import audio, batch, longform, transcript_json
+from speechbrain_diffasr.dataio import audio
+from speechbrain_diffasr.inference import batch
+from speechbrain_diffasr.transcripts import assembly as longform
+from speechbrain_diffasr.transcripts import schema as transcript_json
 
 class Unhurried(Recognizer):
     def stream_files(self, *args, **options):
@@ -176,7 +177,7 @@ def in_company(items):
         if "bad" in item.name:
             yield place, AudioError(f"{item.name}: not audio")
         else:
-            yield place, Transcript("", [], None, 1.0, 1, (Segment(0, 1, " ".join(good)),))
+            yield place, Transcript((Segment(0, 1, " ".join(good)),), 1.0, name="a.wav")
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -201,7 +202,7 @@ def test_files_are_decoded_in_the_company_that_they_would_have_had(tmp_path, see
                     raise Killed
                 yield result
 
-        with Batch(items, tmp_path / folder, "txt", {}) as batch:
+        with BatchJob(items, tmp_path / folder, "txt", {}) as batch:
             return batch.run(cut, group_seconds=0.2)
 
     transcribe_all("whole", 999, 999)

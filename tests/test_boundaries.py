@@ -11,15 +11,10 @@ import torch
 from speechbrain.dataio import audio_io
 from speechbrain.inference.VAD import VAD
 
-from speechbrain_diffasr.audio import load_audio
-from speechbrain_diffasr.boundaries import (
-    BoundaryError,
-    read_boundaries,
-    read_rttm,
-    regions_from_tensor,
-)
-from speechbrain_diffasr.segments import Region
-from speechbrain_diffasr.silero import SileroVAD
+from speechbrain_diffasr.dataio import load_audio
+from speechbrain_diffasr.segmentation import Region, SileroVAD, read_boundaries, read_rttm
+from speechbrain_diffasr.segmentation.boundaries import regions_from_tensor
+from speechbrain_diffasr.utils.errors import BoundaryError
 
 RATE = 16000
 HOP = 160
@@ -263,7 +258,7 @@ def test_silero_needs_no_network_and_keeps_the_threads():
         "def refuse(*args, **kwargs): raise OSError('no network here')\n"
         "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
         "torch.set_num_threads(3)\n"
-        "from speechbrain_diffasr.silero import SileroVAD\n"
+        "from speechbrain_diffasr.segmentation import SileroVAD\n"
         "assert SileroVAD()([torch.zeros(16000)]) == []\n"
         "print(torch.get_num_threads())\n"
     )

@@ -7,12 +7,12 @@ from speechbrain.dataio import audio_io
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.checkpoints import Checkpointer
 
-from speechbrain_diffasr.brain import DiffusionBrain
+from speechbrain_diffasr import DiffusionASR
 from speechbrain_diffasr.dataio import csv_dataset
+from speechbrain_diffasr.decoders import EntropyBoundSampler
 from speechbrain_diffasr.decoders.canvas import fill_canvas
-from speechbrain_diffasr.decoders.sampler import EntropyBoundSampler
-from speechbrain_diffasr.inference import DiffusionASR
-from speechbrain_diffasr.training import LanguageModelLosses
+from speechbrain_diffasr.training import DiffusionBrain
+from speechbrain_diffasr.training.objective import LanguageModelLosses
 
 SAMPLER = EntropyBoundSampler(canvas_length=10)
 

@@ -10,8 +10,10 @@ from itertools import pairwise
 import pytest
 from test_writers import random_transcript
 
-from speechbrain_diffasr.captions import CaptionStyle, format_srt, format_vtt, make_captions
-from speechbrain_diffasr.segments import LongTranscript, Segment, Word, split_text
+from speechbrain_diffasr import Segment, Transcript, Word
+from speechbrain_diffasr.text.spacing import split_text
+from speechbrain_diffasr.transcripts import CaptionStyle
+from speechbrain_diffasr.transcripts.captions import format_srt, format_vtt, make_captions
 
 STYLES = [None, CaptionStyle(20, 1, 3.0, 0.5), CaptionStyle(2, 3), CaptionStyle(80, 2, 10, 2)]
 
@@ -85,7 +87,7 @@ def test_captions_stand_where_the_words_are():
 def test_a_caption_does_not_show_what_is_said_after_a_pause():
     words = [Word("Wait", 0.0, 0.5, 1, False), Word("for", 0.6, 0.8, 1, True)]
     words += [Word("it.", 4.0, 4.4, 1, True)]
-    transcript = LongTranscript("x.wav", 6.0, (Segment.from_words(words),))
+    transcript = Transcript((Segment.from_words(words),), 6.0, name="x.wav")
     captions = make_captions(transcript)
     assert [(caption.start, caption.lines) for caption in captions] == [
         (0, ("Wait for",)),
@@ -96,13 +98,13 @@ def test_a_caption_does_not_show_what_is_said_after_a_pause():
 def test_who_began_first_gives_way():
     """The caption of who interrupts stands with their words."""
     parts = [Segment(0, 5, "So I told them", (), "a"), Segment(2, 4, "Stop!", (), "b")]
-    captions = make_captions(LongTranscript("x.wav", 6.0, parts))
+    captions = make_captions(Transcript(parts, 6.0, name="x.wav"))
     assert [(caption.start, caption.end) for caption in captions] == [(0, 2000), (2000, 4000)]
 
 
 def test_cuts_lie_at_the_ends_of_sentences_and_lines_are_balanced():
     text = "The first sentence is here. The second one follows it at once, and it is longer. Done."
-    captions = make_captions(LongTranscript("x.wav", 8.0, (Segment(0, 8, text),)))
+    captions = make_captions(Transcript((Segment(0, 8, text),), 8.0, name="x.wav"))
     assert [caption.lines for caption in captions] == [
         ("The first sentence is here.",),
         ("The second one follows it at once,", "and it is longer. Done."),
@@ -111,7 +113,7 @@ def test_cuts_lie_at_the_ends_of_sentences_and_lines_are_balanced():
 
 def test_chinese_is_cut_between_characters_and_not_before_a_mark():
     text = "今天天气很好，我们去公园走走，然后回家吃饭，看电视，睡觉。" * 3
-    captions = make_captions(LongTranscript("x.wav", 30.0, (Segment(0, 30, text),)))
+    captions = make_captions(Transcript((Segment(0, 30, text),), 30.0, name="x.wav"))
     lines = [line for caption in captions for line in caption.lines]
     assert "".join(lines) == text
     assert all(len(line) <= 21 and line[0] not in "，。" for line in lines)
@@ -124,7 +126,7 @@ def test_segments_of_one_speaker_flow_into_one_caption():
         Segment(1, 2, "two", (), "a"),
         Segment(2, 3, "ok", (), "b"),
     ]
-    captions = make_captions(LongTranscript("x.wav", 4.0, parts))
+    captions = make_captions(Transcript(parts, 4.0, name="x.wav"))
     assert [caption.lines for caption in captions] == [("one two",), ("ok",)]
 
 
@@ -204,20 +206,20 @@ def test_speakers_are_named_where_they_change():
         Segment(2.5, 3, "Now?", (), "a"),
         Segment(3, 4, "No.", (), "b"),
     ]
-    transcript = LongTranscript("x.wav", 5.0, parts)
+    transcript = Transcript(parts, 5.0, name="x.wav")
     shown = [caption.lines for caption in make_captions(transcript, label_speakers=True)]
     assert shown == [("a: Tea?",), ("Now?",), ("b: No.",)]
 
 
 def test_nothing_said_is_nothing_shown():
-    silent = LongTranscript("x.wav", 5.0, (Segment(0, 5, " "),))
+    silent = Transcript((Segment(0, 5, " "),), 5.0, name="x.wav")
     assert format_srt(silent) == ""
     assert format_vtt(silent) == "WEBVTT\n"
 
 
 def test_control_characters_and_line_breaks_do_not_reach_the_file():
     text = "one\n\n2\n00:00:01,000 --> 00:00:02,000\x00\x1b[31m \ud800 end"
-    transcript = LongTranscript("x.wav", 5.0, (Segment(0, 5, text),))
+    transcript = Transcript((Segment(0, 5, text),), 5.0, name="x.wav")
     for written in (format_srt(transcript), format_vtt(transcript)):
         assert written.count("-->") == len(make_captions(transcript))
         assert "\x00" not in written and "\x1b" not in written

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechbrain_diffasr import cli, files
-from speechbrain_diffasr.audio import AudioError, load_audio
-from speechbrain_diffasr.longform import Transcript
-from speechbrain_diffasr.segments import Region, Segment, Word
-from speechbrain_diffasr.transcript_json import FORMAT, VERSION
+from speechbrain_diffasr import AudioError, Segment, Transcript, Word, cli
+from speechbrain_diffasr.dataio import load_audio
+from speechbrain_diffasr.segmentation import Region
+from speechbrain_diffasr.transcripts.schema import FORMAT, VERSION
+from speechbrain_diffasr.utils import atomic as files
 
 
 class Recognizer:
@@ -29,11 +29,12 @@ class Recognizer:
     def __init__(self):
         self.asked = []
 
-    def stream_files(self, paths, *asked, **options):
+    def stream_files(self, paths, options, **callbacks):
         """The last file is done first."""
+        asked = options.language, options.steps, options.seed, options.batch_size
         self.asked.append((len(paths), *asked))
-        self.options = {key: options[key] for key in options if key != "on_window"}
-        languages, steps, *_ = asked
+        self.options = options
+        languages, steps = options.language, options.steps
         for index in reversed(range(len(paths))):
             try:
                 wav = load_audio(paths[index], self.sample_rate, self.max_seconds)
@@ -43,17 +44,20 @@ class Recognizer:
             language = languages[index] if isinstance(languages, list) else languages
             text, seconds = f"स्तर  {10 * float(wav.max()):.0f}\n", len(wav) / 16000
             segment = Segment(0.0, seconds, text)
-            if options["words"]:
+            if options.words:
                 words = [Word(text.split()[0], 0.0, seconds / 2, 0.75, False)]
                 words.append(Word(text.split()[1], seconds / 2, seconds, 0.5, True))
                 segment = Segment.from_words(words, 0.0, seconds, None, language)
-            yield index, Transcript(text, [], language, seconds, steps or 7, (segment,))
+            yield (
+                index,
+                Transcript((segment,), seconds, language, steps=steps or 7, name=paths[index]),
+            )
 
 
 @pytest.fixture
 def model(monkeypatch):
     recognizer = Recognizer()
-    monkeypatch.setattr(cli, "load_model", lambda source, device, verbose: recognizer)
+    monkeypatch.setattr(cli.common, "load_model", lambda source, device, verbose: recognizer)
     return recognizer
 
 
@@ -111,7 +115,7 @@ def test_json_is_a_list_in_the_order_of_the_inputs(model, folder, capfd):
 def test_every_format(model, folder, capfd, kind, expected):
     assert transcribe("2.wav", "--format", kind) == 0
     assert capfd.readouterr().out.startswith(expected)
-    assert model.options["words"]
+    assert model.options.words
 
 
 def test_recordings_share_a_file_of_columns(model, folder, capfd):
@@ -124,13 +128,10 @@ def test_the_options_of_long_audio_reach_the_model(model, folder):
     Path("a.rttm").write_text("SPEAKER x 0 0 0.1 <NA> <NA> anna <NA> <NA>\n")
     options = ["--boundaries", "vad.txt", "--rttm", "a.rttm", "--segment", "fixed"]
     assert transcribe("1.wav", *options, "--max-gap", "0.5") == 0
-    assert model.options == {
-        "segmentation": "fixed",
-        "boundaries": ["vad.txt"],
-        "turns": [[Region(0.0, 0.1, "anna")]],
-        "words": False,
-        "max_gap": 0.5,
-    }
+    told = model.options
+    assert (told.segmentation, told.boundaries) == ("fixed", ["vad.txt"])
+    assert told.turns.turns_of_audio("1.wav") == [Region(0.0, 0.1, "anna")]
+    assert (told.words, told.max_gap) == (False, 0.5)
 
 
 def test_the_options_reach_the_model(model, folder):

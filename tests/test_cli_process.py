@@ -84,7 +84,7 @@ def test_a_closed_pipe_is_silent(tmp_path):
     reason="pretrained/diffasr-tiny is not in this checkout",
 )
 def test_the_command_says_what_the_interface_says(tmp_path):
-    from speechbrain_diffasr.inference import DiffusionASR
+    from speechbrain_diffasr import DiffusionASR
 
     asr = DiffusionASR.from_hparams(source=str(MODEL))
     samples = [str(MODEL / "samples" / name) for name in ("en_1.wav", "digits_1.wav")]
@@ -109,10 +109,10 @@ def test_the_command_says_what_the_interface_says(tmp_path):
 
 
 def test_watching_changes_no_transcript(random_model, tmp_path, monkeypatch, capfd):
-    from speechbrain_diffasr.inference import DiffusionASR
+    from speechbrain_diffasr import DiffusionASR
 
     asr = DiffusionASR.from_hparams(random_model)
-    monkeypatch.setattr(cli, "load_model", lambda *args: asr)
+    monkeypatch.setattr(cli.common, "load_model", lambda *args: asr)
     soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, 16000), 16000)
     told = []
     for options in ([], ["--watch"]):

@@ -13,9 +13,9 @@ import soundfile
 from miniature import noise, rows_of, skipped_of, times_of, write_audio
 from speechbrain.dataio.dataset import DynamicItemDataset
 
-from speechbrain_diffasr.corpora import Clip, list_corpus, require_folder
-from speechbrain_diffasr.dataprep import COLUMNS
-from speechbrain_diffasr.prepare_cli import prepare_parser, run_prepare
+from speechbrain_diffasr.recipe import Clip, list_corpus, require_folder, run_prepare
+from speechbrain_diffasr.recipe.command import prepare_parser
+from speechbrain_diffasr.recipe.folders import COLUMNS
 
 
 def lower(text, lang):
@@ -228,7 +228,7 @@ def test_stretches_are_cut_out_of_their_recording(recording, tmp_path):
     assert skipped["../escape"] == "its ID is no file name"
     assert skipped["gone"] == "no such file"
     assert times_of(recording).keys() == {recording / "long.wav"}
-    assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("escape*"))
+    assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("escape*"))
 
 
 def test_clips_that_were_cut_are_kept(recording, tmp_path):
@@ -246,8 +246,8 @@ def test_clips_that_were_cut_are_kept(recording, tmp_path):
 
 
 INTERRUPTED = """
-from speechbrain_diffasr.corpora import Clip, list_corpus
-from speechbrain_diffasr.prepare_cli import run_prepare
+from speechbrain_diffasr.recipe import Clip, list_corpus
+from speechbrain_diffasr.recipe import run_prepare
 
 def prepare(data_folder, output_folder):
     '''Makes data.
@@ -286,7 +286,7 @@ def test_an_interrupt_leaves_nothing_half_done(recording, tmp_path):
     assert "prepare.py: stopped; run the same command again to continue" in log
     assert "Traceback" not in log
     assert not (tmp_path / "train.csv").exists()
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.tmp"))
     files = list(tmp_path.rglob("*.flac"))
     assert 0 < len(files) < 5000
     assert {soundfile.info(path).frames for path in files} == {64000}

@@ -108,7 +108,7 @@ def test_weighted_batches_of_two_processes(recipe, random_model, tmp_path):
 
 BROKEN = """
 import os, sys
-from speechbrain_diffasr.brain import DiffusionBrain
+from speechbrain_diffasr.training import DiffusionBrain
 from speechbrain_diffasr.recipe import run
 
 def fail(brain, batch, should_step):

@@ -16,11 +16,10 @@ import soundfile
 import torch
 from PIL import Image
 
-from speechbrain_diffasr import cli, report
-from speechbrain_diffasr.audio import load_audio
-from speechbrain_diffasr.evaluate import evaluate_csvs, evaluate_rows, read_rows
-from speechbrain_diffasr.inference import DiffusionASR, Transcript
-from speechbrain_diffasr.normalizers import make_normalizer
+from speechbrain_diffasr import DiffusionASR, Segment, Transcript, cli
+from speechbrain_diffasr.dataio import load_audio, read_rows
+from speechbrain_diffasr.evaluation import evaluate_csvs, evaluate_rows, report
+from speechbrain_diffasr.text import make_normalizer
 
 MODEL = Path(__file__).parents[1] / "pretrained" / "diffasr-tiny"
 SAMPLES = {name: MODEL / "samples" / f"{name}.wav" for name in ("de_1", "de_2", "hi_1", "zh_1")}
@@ -66,7 +65,7 @@ def run(asr, tmp_path_factory):
     output, alignments, picture = folder / "all.json", folder / "alignments", folder / "steps.png"
     lines, errors = [], []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "load_model", lambda source, device, verbose: asr)
+        patch.setattr(cli.common, "load_model", lambda source, device, verbose: asr)
         patch.setattr("sys.stdout", SimpleNamespace(write=lines.append, flush=lambda: None))
         patch.setattr(
             "sys.stderr",
@@ -242,7 +241,9 @@ class Echo:
         if steps == self.interrupt_at:
             raise KeyboardInterrupt
         self.batches.append((len(wavs), language, steps, seed))
-        return [Transcript(f"{wav.max():.1f}", [], None, 1.0, steps) for wav in wavs]
+        return [
+            Transcript((Segment(0.0, 1.0, f"{wav.max():.1f}"),), 1.0, steps=steps) for wav in wavs
+        ]
 
 
 @pytest.fixture
@@ -257,7 +258,7 @@ def levels(tmp_path, monkeypatch):
 
 
 def evaluate(monkeypatch, model, *arguments):
-    monkeypatch.setattr(cli, "load_model", lambda source, device, verbose: model)
+    monkeypatch.setattr(cli.common, "load_model", lambda source, device, verbose: model)
     return cli.main(["evaluate", "--csv", "test.csv", *arguments])
 
 
@@ -274,7 +275,7 @@ def test_a_missing_file_leaves_no_gap_in_a_batch(levels, monkeypatch):
 
 def test_speed_is_of_the_decoding_of_all_batches_but_the_warm_up(levels, monkeypatch):
     clock = SimpleNamespace(perf_counter=itertools.count().__next__)
-    monkeypatch.setattr("speechbrain_diffasr.evaluate.time", clock)
+    monkeypatch.setattr("speechbrain_diffasr.evaluation.evaluate.time", clock)
     result = evaluate_rows(Echo(), read_rows("test.csv"), steps=4, batch_size=2)
     assert result["computing_seconds"] == 3
     assert result["rtfx"] == pytest.approx(5 / 3)

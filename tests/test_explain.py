@@ -15,16 +15,15 @@ import soundfile
 import torch
 from hostile_page import HOSTILE, hostile_explanation, hostile_tokenizer
 
-from speechbrain_diffasr import cli
-from speechbrain_diffasr.decoders.ctc import greedy_tokens
-from speechbrain_diffasr.decoders.sampler import Draft
-from speechbrain_diffasr.explain import Recorder, explain, read_pieces
-from speechbrain_diffasr.explain_cli import add_explain
-from speechbrain_diffasr.explain_page import make_page, write_page
-from speechbrain_diffasr.inference import DiffusionASR, default_model
-from speechbrain_diffasr.losses import Head
-from speechbrain_diffasr.token_texts import TokenTexts
-from speechbrain_diffasr.tokenizer import Tokenizer
+from speechbrain_diffasr import DiffusionASR, cli, default_model
+from speechbrain_diffasr.cli.explain import add_explain
+from speechbrain_diffasr.decoders import Draft
+from speechbrain_diffasr.decoders.ctc import greedy_tokens, read_pieces
+from speechbrain_diffasr.lobes import Tokenizer
+from speechbrain_diffasr.lobes.output_layer import Head
+from speechbrain_diffasr.visualization import Recorder, explain, write_page
+from speechbrain_diffasr.visualization.page import make_page
+from speechbrain_diffasr.visualization.token_texts import TokenTexts
 
 SAMPLES = Path(default_model()) / "samples"
 
@@ -240,7 +239,7 @@ def test_tokens_are_told_apart():
 
 @pytest.fixture
 def command(asr, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "load_model", lambda source, device, verbose: asr)
+    monkeypatch.setattr(cli.common, "load_model", lambda source, device, verbose: asr)
     monkeypatch.chdir(tmp_path)
     parser = cli._Parser(prog="diffasr")
     add_explain(parser.add_subparsers(), cli.add_model_options)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from hostile_page import HOSTILE, hostile_explanation, hostile_tokenizer
 
-from speechbrain_diffasr.explain import Explanation, Frame, Piece, explain
-from speechbrain_diffasr.explain_page import write_page
-from speechbrain_diffasr.inference import DiffusionASR, default_model
-from speechbrain_diffasr.token_texts import TokenTexts
-from speechbrain_diffasr.words import Word
+from speechbrain_diffasr import DiffusionASR, Word, default_model
+from speechbrain_diffasr.decoders.ctc import Piece
+from speechbrain_diffasr.visualization import explain, write_page
+from speechbrain_diffasr.visualization.token_texts import TokenTexts
+from speechbrain_diffasr.visualization.trace import Explanation, Frame
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 DESKTOP, PHONE = (1280, 800), (360, 740)

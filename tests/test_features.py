@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from speechbrain.dataio import audio_io
 from training_runs import CONTEXT, REPOSITORY, same, state, train, write_data
 
-from speechbrain_diffasr.features import FeatureCache
-from speechbrain_diffasr.inference import DiffusionASR
+from speechbrain_diffasr import DiffusionASR
+from speechbrain_diffasr.dataio import FeatureCache
 
 
 @pytest.fixture
@@ -134,13 +134,13 @@ def test_a_fill_that_was_killed_goes_on(asr, random_model, paths, tmp_path):
     assert process.exitcode == -signal.SIGKILL
     cache = FeatureCache(folder, asr.mods.encoder.whisper, shard_size=2)
     assert cache.missing(paths) == paths[2:]
-    abandoned = cache.folder / "x.safetensors.part"
+    abandoned = cache.folder / ".diffasr-1-0.tmp"
     abandoned.write_bytes(b"half")
     os.utime(abandoned, (0, 0))
     loaded = []
     cache.fill(paths, lambda p: loaded.append(p) or asr.load_audio(p), 1, progress=False)
     assert loaded == paths[2:]
-    assert not list(cache.folder.glob("*.part"))
+    assert not list(cache.folder.glob("*.tmp"))
     keys = [key for shard in cache.folder.iterdir() for key in load_file(shard)]
     assert len(keys) == len(set(keys)) == len(paths)
 

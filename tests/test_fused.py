@@ -9,13 +9,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn.utils.rnn import pad_sequence
 
-from speechbrain_diffasr.decoders.sampler import EntropyBoundSampler
-from speechbrain_diffasr.decoders.searcher import DiffusionSearcher, Utterance
-from speechbrain_diffasr.inference import DiffusionASR, default_model
-from speechbrain_diffasr.lobes.diffusion_gemma import LORA_TARGETS, DiffusionGemma
-from speechbrain_diffasr.lobes.fused import FusedDenoiser
-from speechbrain_diffasr.lobes.packing import why_not
-from speechbrain_diffasr.lobes.plain import PlainDenoiser
+from speechbrain_diffasr import DiffusionASR, default_model
+from speechbrain_diffasr.decoders import DiffusionSearcher, EntropyBoundSampler, Utterance
+from speechbrain_diffasr.decoders.eager import PlainDenoiser
+from speechbrain_diffasr.decoders.fused import FusedDenoiser
+from speechbrain_diffasr.decoders.packing import why_not
+from speechbrain_diffasr.lobes import DiffusionGemma
+from speechbrain_diffasr.lobes.diffusion_gemma import LORA_TARGETS
 
 SLOTS, CANVAS, WINDOW = 6, 32, 3.0
 
@@ -34,7 +34,7 @@ class FewWords:
 
 @pytest.fixture
 def prompt():
-    from speechbrain_diffasr.prompt import AudioPrompt
+    from speechbrain_diffasr.lobes import AudioPrompt
 
     return AudioPrompt(
         FewWords(),

@@ -16,12 +16,11 @@ import soundfile
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from speechbrain_diffasr import cli
-from speechbrain_diffasr.audio import AudioError, load_audio
-from speechbrain_diffasr.explain import explain
-from speechbrain_diffasr.inference import DiffusionASR, default_model
-from speechbrain_diffasr.language import identify_language
-from speechbrain_diffasr.words import WordAligner
+from speechbrain_diffasr import AudioError, DiffusionASR, cli, default_model
+from speechbrain_diffasr.dataio import load_audio
+from speechbrain_diffasr.decoders import identify_language
+from speechbrain_diffasr.transcripts import WordAligner
+from speechbrain_diffasr.visualization import explain
 
 pytestmark = pytest.mark.gpu
 
@@ -243,7 +242,7 @@ def test_alignment_of_given_texts(recognizers, chunk_size):
 def test_watching_changes_no_transcript(recognizers):
     """And each step says on both devices how many tokens were accepted, and the draft."""
     pytest.importorskip("wcwidth")
-    from speechbrain_diffasr.watch import watch_files
+    from speechbrain_diffasr.visualization.terminal import watch_files
 
     paths, steps = SAMPLES[:4], []
     for asr in recognizers:

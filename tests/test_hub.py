@@ -14,10 +14,11 @@ from miniature import make_csv, noise
 from speechbrain.inference.ASR import EncoderDecoderASR
 from test_recipes import QUICK, run_recipe
 
-from speechbrain_diffasr import cli
-from speechbrain_diffasr.hub import FILENAMES, FolderPretrainer, save_finetuned
-from speechbrain_diffasr.inference import DiffusionASR, default_model
-from speechbrain_diffasr.language_table import LANGUAGE_FILE, LanguageTable, count_languages
+from speechbrain_diffasr import DiffusionASR, cli, default_model
+from speechbrain_diffasr.decoders import LanguageTable
+from speechbrain_diffasr.decoders.language_id import LANGUAGE_FILE, count_languages
+from speechbrain_diffasr.inference import FolderPretrainer, save_finetuned
+from speechbrain_diffasr.inference.pretrained import FILENAMES
 
 TINY = Path(default_model())
 TEXTS = {"en": ["w1 w2 w3", "w1"], "de": ["w4 w5"], "hi": ["w6 w1"]}
@@ -144,11 +145,10 @@ def test_a_fine_tuned_folder_tells_its_languages(tmp_path, capsys):
     """Italian, which diffasr-tiny has not, beside the six that it has."""
     asr = DiffusionASR.from_hparams(TINY)
     old = asr.language_table
-    names = {"it": "Italian"}
-    asr.mods.decoder.prompt.languages.update(names)
+    asr.mods.decoder.prompt.languages["it"] = "Italian"
     texts = {"it": ["non lo so", "grazie mille", "che cosa vuoi"], "de": ["nur dies"]}
     asr.language_table = count_languages(texts, asr.tokenizer, 3072, old)
-    save_finetuned(asr, TINY, tmp_path, names)
+    save_finetuned(asr, TINY, tmp_path)
 
     again = DiffusionASR.from_hparams(tmp_path)
     assert again.language_table.languages == [*old.languages, "it"] == again.languages
@@ -245,7 +245,7 @@ def hub(with_table, random_model, tmp_path_factory):
 
 LOAD = """
 import sys
-from speechbrain_diffasr.inference import DiffusionASR
+from speechbrain_diffasr import DiffusionASR
 for source, savedir in zip(sys.argv[1::2], sys.argv[2::2]):
     asr = DiffusionASR.from_hparams(source, **({"savedir": savedir} if savedir else {}))
     print(source, getattr(asr.language_table, "languages", None))

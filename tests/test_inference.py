@@ -13,8 +13,8 @@ from safetensors import safe_open
 from speechbrain.inference.ASR import EncoderDecoderASR
 from speechbrain.utils.fetching import FetchConfig
 
-from speechbrain_diffasr.hub import FILENAMES
-from speechbrain_diffasr.inference import DiffusionASR
+from speechbrain_diffasr import DiffusionASR
+from speechbrain_diffasr.inference.pretrained import FILENAMES
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from kernel_checks import (
     run_interpreted,
 )
 
-from speechbrain_diffasr.kernels import HAS_TRITON, attention
+from speechbrain_diffasr.kernels import attention
+from speechbrain_diffasr.kernels.common import HAS_TRITON
 
 # (B, S, H, KV, d, first)
 SIZES = [

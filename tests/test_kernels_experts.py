@@ -11,7 +11,8 @@ from kernel_checks import (
 )
 from torch.nn import functional as F
 
-from speechbrain_diffasr.kernels import HAS_TRITON, experts
+from speechbrain_diffasr.kernels import experts
+from speechbrain_diffasr.kernels.common import HAS_TRITON
 
 # (tokens N, experts E, chosen K, width D, inner width F)
 SIZES = [(1, 4, 2, 32, 16), (7, 4, 2, 64, 32), (37, 6, 3, 72, 40), (150, 3, 2, 40, 24)]

@@ -12,7 +12,8 @@ from kernel_checks import (
     run_interpreted,
 )
 
-from speechbrain_diffasr.kernels import norms, use_triton
+from speechbrain_diffasr.kernels import norms
+from speechbrain_diffasr.kernels.common import use_triton
 
 EPS = 1e-6
 # (tokens, width)

@@ -10,14 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from speechbrain_diffasr.inference import DiffusionASR, default_model
-from speechbrain_diffasr.language import identify_language
-from speechbrain_diffasr.language_table import (
-    LANGUAGE_FILE,
-    LanguageTable,
-    count_languages,
-    read_texts,
-)
+from speechbrain_diffasr import DiffusionASR, default_model
+from speechbrain_diffasr.dataio.tables import read_texts
+from speechbrain_diffasr.decoders import LanguageTable, identify_language
+from speechbrain_diffasr.decoders.language_id import LANGUAGE_FILE, count_languages
 
 FOLDER = Path(default_model())
 SAMPLES = sorted((FOLDER / "samples").glob("*.wav"))

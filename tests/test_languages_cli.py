@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from speechbrain_diffasr import cli
-from speechbrain_diffasr.inference import DiffusionASR
-from speechbrain_diffasr.language_table import LANGUAGE_FILE, LanguageTable
+from speechbrain_diffasr import DiffusionASR, cli
+from speechbrain_diffasr.decoders import LanguageTable
+from speechbrain_diffasr.decoders.language_id import LANGUAGE_FILE
 
 
 @pytest.fixture

@@ -6,9 +6,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
-from speechbrain_diffasr.lobes.diffusion_gemma import DiffusionGemma
-from speechbrain_diffasr.lobes.projector import ConvProjector
-from speechbrain_diffasr.lobes.whisper import WhisperEncoder
+from speechbrain_diffasr.lobes import ConvProjector, DiffusionGemma, WhisperEncoder
 
 WHISPER = {
     "d_model": 32,

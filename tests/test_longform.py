@@ -10,12 +10,10 @@ import pytest
 import soundfile
 import torch
 
-from speechbrain_diffasr import cli, segmentation
-from speechbrain_diffasr.audio import AudioError, AudioStream, load_audio
-from speechbrain_diffasr.boundaries import BoundaryError
-from speechbrain_diffasr.inference import DiffusionASR, default_model
-from speechbrain_diffasr.segmentation import Segmenter
-from speechbrain_diffasr.segments import Region
+from speechbrain_diffasr import AudioError, DiffusionASR, cli, default_model
+from speechbrain_diffasr.dataio import AudioStream, load_audio
+from speechbrain_diffasr.segmentation import Region, Segmenter, segmenter
+from speechbrain_diffasr.utils.errors import BoundaryError
 
 SAMPLES = Path(default_model()) / "samples"
 RATE = 16000
@@ -279,7 +277,7 @@ def test_planning_leaves_no_gaps_in_memory(tmp_path):
     program = """
 import sys
 from pathlib import Path
-from speechbrain_diffasr.audio import AudioStream
+from speechbrain_diffasr.dataio import AudioStream
 from speechbrain_diffasr.segmentation import Segmenter
 for path in sys.argv[1:]:
     Segmenter(6.0, "fixed").plan(AudioStream(path))
@@ -295,7 +293,7 @@ for path in sys.argv[1:]:
 
 
 def test_without_silero_windows_are_fixed(monkeypatch, recording):
-    monkeypatch.setattr(segmentation.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(segmenter.importlib.util, "find_spec", lambda name: None)
     plan = Segmenter(6.0).plan(AudioStream(recording[0]))
     assert plan.overlapping
     plan = Segmenter(6.0).plan(AudioStream(recording[0]), [Region(1, 2)])
@@ -304,7 +302,7 @@ def test_without_silero_windows_are_fixed(monkeypatch, recording):
 
 def test_the_command_writes_captions_and_speakers(asr, recording, rttm, monkeypatch, capfd):
     path, _, texts = recording
-    monkeypatch.setattr(cli, "load_model", lambda *args: asr)
+    monkeypatch.setattr(cli.common, "load_model", lambda *args: asr)
     command = ["transcribe", str(path), "--rttm", str(rttm), "--max-gap", "0"]
     assert cli.main([*command, "--format", "vtt"]) == 0
     out = capfd.readouterr().out

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 import torch
 
-from speechbrain_diffasr.audio import load_audio
-from speechbrain_diffasr.inference import DiffusionASR, default_model
+from speechbrain_diffasr import DiffusionASR, default_model
+from speechbrain_diffasr.dataio import load_audio
 
 SAMPLES = Path(default_model()) / "samples"
 RATE = 16000

@@ -5,14 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from speechbrain_diffasr.losses import (
-    AutoregressiveLoss,
-    CTCLoss,
-    DiffusionLoss,
-    Head,
-    linear_cross_entropy,
-    linear_ctc_loss,
-)
+from speechbrain_diffasr.lobes.output_layer import Head
+from speechbrain_diffasr.training import AutoregressiveLoss, CTCLoss, DiffusionLoss
+from speechbrain_diffasr.training.losses import linear_cross_entropy, linear_ctc_loss
 
 VOCAB, SIZE = 97, 12
 CHUNKS = [1, 7, 1024]  # 7 divides none of the row counts below

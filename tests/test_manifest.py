@@ -8,8 +8,9 @@ import pytest
 import soundfile
 from test_batch import model, run  # noqa: F401, model is a fixture
 
-from speechbrain_diffasr.audio_header import AudioError, read_header
-from speechbrain_diffasr.manifest import read_manifest
+from speechbrain_diffasr import AudioError
+from speechbrain_diffasr.dataio.header import read_header
+from speechbrain_diffasr.inference.manifest import read_manifest
 
 
 def touch(*paths):

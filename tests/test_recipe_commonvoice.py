@@ -8,8 +8,8 @@ import soundfile
 from miniature import load_recipe, noise, rows_of, skipped_of, times_of
 from miniature_more import make_commonvoice, write_tsv
 
-from speechbrain_diffasr.audio import load_audio
-from speechbrain_diffasr.prepare_cli import run_prepare
+from speechbrain_diffasr.dataio import load_audio
+from speechbrain_diffasr.recipe import run_prepare
 
 recipe = load_recipe("CommonVoice")
 UTTERANCES = [

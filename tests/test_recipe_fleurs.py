@@ -15,7 +15,7 @@ from miniature import (
     times_of,
 )
 
-from speechbrain_diffasr.audio import load_audio
+from speechbrain_diffasr.dataio import load_audio
 
 fleurs = load_recipe("FLEURS")
 SPLITS = ("train", "valid", "test")

@@ -9,8 +9,8 @@ from miniature import load_recipe, make_fleurs, make_librispeech, noise, rows_of
 from miniature_more import make_voxpopuli
 from speechbrain.dataio.dataset import DynamicItemDataset
 
-from speechbrain_diffasr.audio import load_audio
-from speechbrain_diffasr.prepare_cli import run_prepare
+from speechbrain_diffasr.dataio import load_audio
+from speechbrain_diffasr.recipe import run_prepare
 
 recipe = load_recipe("Multilingual")
 UTTERANCES = [

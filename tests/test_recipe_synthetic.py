@@ -248,7 +248,7 @@ def test_settings_are_kept_with_the_data(prepared):
     settings = json.loads((prepared / "settings.json").read_text(encoding="utf-8"))
     assert settings["seed"] == 1986
     assert settings["max_seconds"] == 9.5
-    assert not list(prepared.rglob("*.part"))
+    assert not list(prepared.rglob("*.tmp"))
 
 
 @needs_espeak
@@ -277,5 +277,5 @@ def test_an_interrupt_ends_the_run_and_leaves_nothing_half_done(tmp_path):
     assert run.returncode != 0
     assert not (output / "train.csv").exists()
     assert "stopped; run the same command again" in log or "KeyboardInterrupt" in log
-    assert not list(output.rglob("*.part"))
+    assert not list(output.rglob("*.tmp"))
     assert all(soundfile.info(path).frames for path in output.rglob("*.wav"))

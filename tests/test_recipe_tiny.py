@@ -14,7 +14,7 @@ import torch
 from miniature import REPOSITORY, load_recipe, noise
 from safetensors.torch import load_file
 
-from speechbrain_diffasr.inference import DiffusionASR
+from speechbrain_diffasr import DiffusionASR
 
 RECIPE = REPOSITORY / "recipes" / "TinyModel"
 prepare = load_recipe("SyntheticSpeech")

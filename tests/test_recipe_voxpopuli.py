@@ -10,7 +10,7 @@ import torch
 from miniature import load_recipe, noise, rows_of, skipped_of, times_of
 from miniature_more import make_voxpopuli
 
-from speechbrain_diffasr.audio import load_audio
+from speechbrain_diffasr.dataio import load_audio
 
 recipe = load_recipe("VoxPopuli")
 
@@ -219,7 +219,7 @@ def test_bad_arguments_are_named(corpus, tmp_path):
 
 
 def test_a_wrong_folder_is_one_sentence(corpus, tmp_path, monkeypatch, capsys):
-    from speechbrain_diffasr.prepare_cli import run_prepare
+    from speechbrain_diffasr.recipe import run_prepare
 
     monkeypatch.chdir(tmp_path)
     without_audio = tmp_path / "without"

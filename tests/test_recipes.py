@@ -24,9 +24,8 @@ from miniature import (
 from miniature_more import make_commonvoice, make_voxpopuli
 from safetensors.torch import load_file
 
-from speechbrain_diffasr import cli
-from speechbrain_diffasr.inference import DiffusionASR
-from speechbrain_diffasr.language_table import LANGUAGE_FILE
+from speechbrain_diffasr import DiffusionASR, cli
+from speechbrain_diffasr.decoders.language_id import LANGUAGE_FILE
 
 # Words of the model of conftest.py, which hears 2 s.
 ENGLISH = [(noise(1.0, 1), "w1 w2", "en"), (noise(1.4, 2), "w3 w4 w5", "en")]

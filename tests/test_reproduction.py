@@ -12,7 +12,7 @@ import speechbrain as sb
 import torch
 from miniature import REPOSITORY, load_recipe, times_of
 
-from speechbrain_diffasr.recipe_yaml import read_hparams
+from speechbrain_diffasr.recipe.options import read_hparams
 
 RECIPE = REPOSITORY / "recipes" / "Reproduction"
 sys.path.insert(0, str(RECIPE))

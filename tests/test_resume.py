@@ -14,7 +14,7 @@ import torch
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 from training_runs import CONTEXT, same, state, train, write_data
 
-from speechbrain_diffasr.checkpoints import AtomicCheckpointer
+from speechbrain_diffasr.training import AtomicCheckpointer
 
 
 @pytest.fixture(scope="module")

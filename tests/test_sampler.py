@@ -7,11 +7,11 @@ from transformers.models.diffusion_gemma.generation_diffusion_gemma import (
     EntropyBoundSamplerConfig,
 )
 
+from speechbrain_diffasr.decoders import EntropyBoundSampler
 from speechbrain_diffasr.decoders.canvas import draw_noise
-from speechbrain_diffasr.decoders.sampler import EntropyBoundSampler
+from speechbrain_diffasr.decoders.eager import PlainDenoiser
+from speechbrain_diffasr.decoders.fused import FusedDenoiser
 from speechbrain_diffasr.kernels.vocabulary import read_logits
-from speechbrain_diffasr.lobes.fused import FusedDenoiser
-from speechbrain_diffasr.lobes.plain import PlainDenoiser
 
 CANVAS = 12
 

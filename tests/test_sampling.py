@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from speechbrain.dataio.sampler import ReproducibleWeightedRandomSampler
 
-from speechbrain_diffasr.sampling import WeightedDynamicBatchSampler, language_weights
+from speechbrain_diffasr.dataio.samplers import WeightedDynamicBatchSampler, language_weights
 
 # 40 h of English in clips of 4 s to 20 s, 5 h of German in short ones, 1 h of Hindi in long ones.
 UTTERANCES = {"en": (12000, 12.0, 8.0), "de": (4500, 4.0, 2.0), "hi": (225, 16.0, 4.0)}

@@ -13,9 +13,11 @@ from transformers.models.whisper.english_normalizer import (
 )
 
 from speechbrain_diffasr import cli
-from speechbrain_diffasr.metrics import ErrorRates
-from speechbrain_diffasr.normalizers import make_normalizer
-from speechbrain_diffasr.utterances import CsvError, mismatch, read_rows
+from speechbrain_diffasr.dataio import read_rows
+from speechbrain_diffasr.evaluation import ErrorRates
+from speechbrain_diffasr.evaluation.selection import mismatch
+from speechbrain_diffasr.text import make_normalizer
+from speechbrain_diffasr.utils.errors import CsvError
 
 HINDI = "यह सही है, कैसे?"
 
@@ -148,7 +150,7 @@ def test_other_seeds_give_other_pairs():
         (b"", "the file is empty"),
         (b"ID,wav,wrd\n", "no utterances"),
         (b"ID,path,wrd\na,b,c\n", "no column wav; expected ID, wav, wrd and lang"),
-        ("ID,wav,wrd\na,b,ç\n".encode("latin-1"), "not a text in UTF-8"),
+        ("ID,wav,wrd\na,b,ç\n".encode("latin-1"), "not UTF-8"),
     ],
 )
 def test_a_bad_csv_gets_one_line_before_the_model_is_loaded(tmp_path, capfd, content, reason):

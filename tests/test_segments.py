@@ -8,16 +8,13 @@ import jiwer
 import pytest
 import torch
 
-from speechbrain_diffasr.seams import join_overlapping
-from speechbrain_diffasr.segments import (
-    LongTranscript,
-    Region,
-    Segment,
-    Word,
-    join_texts,
-    join_words,
-)
-from speechbrain_diffasr.windows import fixed_windows, pack_regions, pad_regions, quietest_point
+from speechbrain_diffasr import Segment, Transcript, Word
+from speechbrain_diffasr.segmentation import Region
+from speechbrain_diffasr.segmentation.levels import quietest_point
+from speechbrain_diffasr.segmentation.regions import pad_regions
+from speechbrain_diffasr.segmentation.windows import fixed_windows, pack_regions
+from speechbrain_diffasr.text.spacing import join_texts, join_words
+from speechbrain_diffasr.transcripts.stitching import join_overlapping
 
 RATE = 16000
 LONGEST = 30.0
@@ -293,7 +290,7 @@ def test_a_shift_moves_everything_and_changes_nothing_else():
 
 def test_a_transcript_is_in_the_order_of_time():
     parts = [Segment(5, 6, "b."), Segment(1, 2, "a."), Segment(7, 8, ""), Segment(8, 9, "c.")]
-    transcript = LongTranscript("x.wav", 9.0, parts)
+    transcript = Transcript(parts, 9.0, name="x.wav")
     assert transcript.text == "a. b. c."
 
 

@@ -9,9 +9,9 @@ import torch
 from peft import LoraConfig
 from speechbrain.inference.ASR import EncoderDecoderASR
 
-from speechbrain_diffasr.evaluate import evaluate_rows
-from speechbrain_diffasr.inference import DiffusionASR, default_model
-from speechbrain_diffasr.utterances import read_rows
+from speechbrain_diffasr import DiffusionASR, default_model
+from speechbrain_diffasr.dataio import read_rows
+from speechbrain_diffasr.evaluation import evaluate_rows
 
 FOLDER = Path(default_model())
 SAMPLES = sorted((FOLDER / "samples").glob("*.wav"))

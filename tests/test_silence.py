@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechbrain_diffasr import cli, segmentation
-from speechbrain_diffasr.audio import AudioError, AudioStream, load_audio
-from speechbrain_diffasr.inference import DiffusionASR, default_model
-from speechbrain_diffasr.segmentation import Segmenter
-from speechbrain_diffasr.silero import SileroVAD
+from speechbrain_diffasr import AudioError, DiffusionASR, cli, default_model
+from speechbrain_diffasr.dataio import AudioStream, load_audio
+from speechbrain_diffasr.segmentation import Segmenter, SileroVAD, segmenter
 
 RATE = 16000
 SAMPLES = sorted(Path(default_model()).glob("samples/*.wav"))
@@ -29,7 +27,7 @@ def asr():
 @pytest.fixture(params=["with silero-vad", "without"])
 def silero(request, monkeypatch):
     if request.param == "without":
-        monkeypatch.setattr(segmentation.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(segmenter.importlib.util, "find_spec", lambda name: None)
     else:
         pytest.importorskip("silero_vad")
     return request.param != "without"
@@ -74,7 +72,7 @@ def test_silence_that_is_too_long_for_none_is_refused_as_such(asr, tmp_path):
 
 @pytest.mark.parametrize("format", ["text", "srt", "vtt", "json", "ctm", "rttm", "textgrid"])
 def test_the_command_tells_and_succeeds(asr, tmp_path, monkeypatch, capfd, format):
-    monkeypatch.setattr(cli, "load_model", lambda *args: asr)
+    monkeypatch.setattr(cli.common, "load_model", lambda *args: asr)
     path = tmp_path / "silence.wav"
     soundfile.write(path, np.zeros(RATE), RATE)
     for watched in ([], ["--watch"]):
@@ -139,7 +137,7 @@ def test_silero_empties_no_speech(tmp_path, gain, noise, knock):
 
 
 def test_a_detector_that_does_not_work_empties_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(segmentation.importlib.util, "find_spec", lambda name: "found")
+    monkeypatch.setattr(segmenter.importlib.util, "find_spec", lambda name: "found")
     monkeypatch.setitem(sys.modules, "silero_vad", None)
     wave = load_audio(SAMPLES[0]).numpy()
     assert Segmenter(HEARD_AT_ONCE).hears_whole(write_faint(tmp_path / "a.wav", wave, 0.01))

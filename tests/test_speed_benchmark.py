@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DiffusionGemmaTextConfig
 
-from speechbrain_diffasr.decoders.sampler import Draft
+from speechbrain_diffasr.decoders import Draft
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

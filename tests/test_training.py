@@ -10,8 +10,7 @@ from hyperpyyaml import load_hyperpyyaml
 from safetensors.torch import load_file
 from training_runs import REPOSITORY, UTTERANCES, state, train, write_data
 
-from speechbrain_diffasr.checkpoints import AtomicCheckpointer
-from speechbrain_diffasr.training import RecognizerLosses
+from speechbrain_diffasr.training import AtomicCheckpointer, RecognizerLosses
 
 PARTS = ("diffusion", "autoregressive", "ctc")
 

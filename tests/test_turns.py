@@ -6,9 +6,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from speechbrain_diffasr.boundaries import merge_regions, read_rttm
-from speechbrain_diffasr.segments import Region, Segment, Word
-from speechbrain_diffasr.turns import attribute_speakers, flatten_turns
+from speechbrain_diffasr import Segment, Word
+from speechbrain_diffasr.segmentation import Region, flatten_turns, read_rttm
+from speechbrain_diffasr.segmentation.regions import merge_regions
+from speechbrain_diffasr.transcripts.assembly import attribute_speakers
 
 
 def random_turns(generator, count, speakers):

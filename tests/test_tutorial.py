@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from speechbrain_diffasr import cli
-from speechbrain_diffasr.boundaries import read_rttm
-from speechbrain_diffasr.inference import default_model
-from speechbrain_diffasr.transcript_json import parse_json
+from speechbrain_diffasr import cli, default_model
+from speechbrain_diffasr.segmentation import read_rttm
+from speechbrain_diffasr.transcripts import parse_json
 
 NOTEBOOK = Path(__file__).parents[1] / "recipes" / "Tutorial" / "interview.ipynb"
 CELL_SECONDS = 240

@@ -18,12 +18,12 @@ import wcwidth
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
-from speechbrain_diffasr import watch
-from speechbrain_diffasr.audio import AudioError
-from speechbrain_diffasr.decoders.sampler import Draft
-from speechbrain_diffasr.inference import DiffusionASR, default_model
-from speechbrain_diffasr.tokenizer import Tokenizer
-from speechbrain_diffasr.watch import CanvasView, clip, watch_files, wrap_tokens
+from speechbrain_diffasr import AudioError, DiffusionASR, default_model
+from speechbrain_diffasr.decoders import Draft
+from speechbrain_diffasr.lobes import Tokenizer
+from speechbrain_diffasr.visualization import CanvasView
+from speechbrain_diffasr.visualization import terminal as watch
+from speechbrain_diffasr.visualization.terminal import clip, watch_files, wrap_tokens
 
 SAMPLES = Path(default_model()) / "samples"
 PROMPT = "$ diffasr"
@@ -307,9 +307,9 @@ def test_a_stream_of_another_encoding_does_not_fail(asr):
 
 INTERRUPTED = """
 import itertools, sys, torch
-from speechbrain_diffasr.decoders.sampler import Draft
-from speechbrain_diffasr.tokenizer import Tokenizer
-from speechbrain_diffasr.watch import CanvasView
+from speechbrain_diffasr.decoders import Draft
+from speechbrain_diffasr.lobes import Tokenizer
+from speechbrain_diffasr.visualization import CanvasView
 tokenizer = Tokenizer()
 tokenizer.load(sys.argv[1])
 one = torch.ones(1, 30, dtype=torch.long)

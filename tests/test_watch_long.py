@@ -12,10 +12,9 @@ import soundfile
 import wcwidth
 from test_watch import PROMPT, terminal, visible  # noqa: F401, terminal is a fixture
 
-from speechbrain_diffasr import cli
-from speechbrain_diffasr.audio import AudioError, load_audio
-from speechbrain_diffasr.inference import DiffusionASR, default_model
-from speechbrain_diffasr.watch import watch_files
+from speechbrain_diffasr import AudioError, DiffusionASR, cli, default_model
+from speechbrain_diffasr.dataio import load_audio
+from speechbrain_diffasr.visualization.terminal import watch_files
 
 SAMPLES = Path(default_model()) / "samples"
 RATE = 16000
@@ -91,7 +90,7 @@ def test_watching_in_windows_changes_no_transcript(asr, talk, tmp_path):
 
 def test_the_command_watches_whatever_it_transcribes(asr, talk, tmp_path, monkeypatch, capfd):
     path, spans = talk
-    monkeypatch.setattr(cli, "load_model", lambda *args: asr)
+    monkeypatch.setattr(cli.common, "load_model", lambda *args: asr)
     rttm, vad = tmp_path / "talk.rttm", tmp_path / "vad.txt"
     rttm.write_text(f"SPEAKER talk 0 {spans[0][0]} 1.0 <NA> <NA> anna <NA> <NA>\n")
     vad.write_text(f"segment_001  {spans[1][0]:.2f}  {spans[1][1]:.2f} SPEECH\n")
@@ -117,7 +116,7 @@ def test_the_command_watches_whatever_it_transcribes(asr, talk, tmp_path, monkey
 
 
 def test_what_cannot_be_watched_is_said_at_once(asr, talk, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(cli, "load_model", lambda *args: asr)
+    monkeypatch.setattr(cli.common, "load_model", lambda *args: asr)
     monkeypatch.setitem(sys.modules, "silero_vad", None)
     assert cli.main(["transcribe", str(talk[0]), "--watch", "--segment", "vad"]) == 2
     assert "silero-vad is not installed" in capfd.readouterr().err

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from speechbrain_diffasr.inference import DiffusionASR, default_model
-from speechbrain_diffasr.words import WordAligner, join_words, split_text, split_words
+from speechbrain_diffasr import DiffusionASR, default_model
+from speechbrain_diffasr.text.spacing import join_words, split_text
+from speechbrain_diffasr.transcripts import WordAligner
+from speechbrain_diffasr.transcripts.alignment import split_words
 
 SAMPLES = sorted((Path(default_model()) / "samples").glob("*.wav"))
 REFERENCES = [path.with_suffix(".txt").read_text(encoding="utf-8").strip() for path in SAMPLES]

@@ -15,19 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from speechbrain_diffasr.boundaries import read_rttm
-from speechbrain_diffasr.files import remove_leftovers
-from speechbrain_diffasr.segments import LongTranscript, Segment, Word
-from speechbrain_diffasr.transcript_json import SCHEMA, format_json, parse_json
-from speechbrain_diffasr.writers import (
-    FORMATS,
-    WriterError,
+from speechbrain_diffasr import Segment, Transcript, Word
+from speechbrain_diffasr.segmentation import read_rttm
+from speechbrain_diffasr.transcripts import FORMATS, SCHEMA, parse_json, write_transcript
+from speechbrain_diffasr.transcripts.schema import format_json
+from speechbrain_diffasr.transcripts.writers import (
     format_ctm,
     format_rttm,
     format_text,
     format_textgrid,
-    write_transcript,
 )
+from speechbrain_diffasr.utils.atomic import remove_leftovers
+from speechbrain_diffasr.utils.errors import WriterError
 
 NASTY = ["-->", "&", "&amp;", "<b>", "</v>", "a<b", '"no"', '"', "''", ";;", "#", "{\\an8}", "42"]
 PLAIN = [
@@ -81,7 +80,7 @@ def random_transcript(seed, nasty=True, overlap=False, timed=True, speakers=SPEA
         if overlap:
             now = max(begin, now - generator.choice([0, 500, 3000]))
     ends = [segment.end for segment in segments]
-    return LongTranscript("calls/day 1.wav", max(ends, default=0.5) + 0.25, segments, "en", 0.75)
+    return Transcript(segments, max(ends, default=0.5) + 0.25, "en", 0.75, name="calls/day 1.wav")
 
 
 def written(transcript, kind, tmp_path):
@@ -107,7 +106,7 @@ def test_json_fits_its_schema_and_comes_back():
 def test_json_of_a_file_whose_name_is_not_utf8(tmp_path):
     name = os.fsdecode(b"caf\xe9.wav")
     path = tmp_path / "x.json"
-    write_transcript(path, LongTranscript(name, 1.0))
+    write_transcript(path, Transcript((), 1.0, name=name))
     assert json.loads(path.read_text(encoding="utf-8"))["audio"] == name
 
 
@@ -164,8 +163,8 @@ def test_ctm_needs_times():
     with pytest.raises(
         WriterError, match=r"segment at 0\.50 s has none; transcribe with word times"
     ):
-        format_ctm(LongTranscript("a.wav", 2.0, (Segment(0.5, 2, "Hello."),)))
-    assert format_ctm(LongTranscript("a.wav", 2.0, (Segment(0.5, 2, ""),))) == ""
+        format_ctm(Transcript((Segment(0.5, 2, "Hello."),), 2.0, name="a.wav"))
+    assert format_ctm(Transcript((Segment(0.5, 2, ""),), 2.0, name="a.wav")) == ""
 
 
 def test_pyannote_reads_rttm(tmp_path):
@@ -270,7 +269,7 @@ def labels(rows):
 def test_textgrid_of_people_who_speak_at_once():
     """Each has tiers of their own, so that nobody's times change."""
     parts = Segment(0, 2, "one", (), "a"), Segment(1, 3, "two", (), "b")
-    text = format_textgrid(LongTranscript("x.wav", 4.0, parts))
+    text = format_textgrid(Transcript(parts, 4.0, name="x.wav"))
     for line in ('name = "a: segments"', 'name = "b: segments"', "xmin = 1.000", "xmax = 2.000"):
         assert line in text
 
@@ -280,10 +279,10 @@ def test_textgrid_of_people_who_speak_at_once():
 
 def test_text_is_one_line_or_a_line_for_each_turn(tmp_path):
     parts = [Segment(0, 1, "Good\nmorning."), Segment(1, 2, ""), Segment(2, 3, "Tea?")]
-    assert format_text(LongTranscript("x.wav", 4.0, parts)) == "Good morning. Tea?\n"
-    assert format_text(LongTranscript("x.wav", 4.0)) == "\n"
+    assert format_text(Transcript(parts, 4.0, name="x.wav")) == "Good morning. Tea?\n"
+    assert format_text(Transcript((), 4.0, name="x.wav")) == "\n"
     parts = [Segment(0, 1, "Yes.", (), "a"), Segment(1, 2, "So.", (), "a"), Segment(3, 4, "No.")]
-    assert format_text(LongTranscript("x.wav", 4.0, parts)) == "a: Yes. So.\nNo.\n"
+    assert format_text(Transcript(parts, 4.0, name="x.wav")) == "a: Yes. So.\nNo.\n"
 
 
 # Writing
@@ -343,7 +342,7 @@ def test_a_killed_process_leaves_the_old_file_or_the_new_one(tmp_path):
     path.write_text(texts["a"])
     program = (
         "import sys\n"
-        "from speechbrain_diffasr.files import write_atomically\n"
+        "from speechbrain_diffasr.utils.atomic import write_atomically\n"
         "print('ready', flush=True)\n"
         "while True:\n"
         "    for letter in 'ab':\n"

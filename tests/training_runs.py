@@ -11,9 +11,8 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from speechbrain_diffasr.brain import DiffusionBrain
-from speechbrain_diffasr.checkpoints import AtomicCheckpointer
 from speechbrain_diffasr.recipe import run
+from speechbrain_diffasr.training import AtomicCheckpointer, DiffusionBrain
 
 REPOSITORY = Path(__file__).parents[1]
 RATE = 16000
@@ -49,7 +48,7 @@ OPTIONS = {
 
 # Importing takes seconds: a server does it once and forks every run.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["speechbrain_diffasr.recipe"])
+CONTEXT.set_forkserver_preload(["speechbrain_diffasr.recipe.runner"])
 
 
 def write_data(folder, utterances=UTTERANCES, seconds=(0.9, 0.87, 0.84)):

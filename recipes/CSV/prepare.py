@@ -10,12 +10,11 @@ reads train.csv, valid.csv and test.csv in the folder recordings. A split that w
 again.
 """
 
-import csv
 import hashlib
 from pathlib import Path
 
-from speechbrain_diffasr.corpora import Clip, list_corpus, require_folder
-from speechbrain_diffasr.prepare_cli import run_prepare
+from speechbrain_diffasr.dataio.tables import open_table
+from speechbrain_diffasr.recipe import Clip, list_corpus, require_folder, run_prepare
 from speechbrain_diffasr.text import normalize_text
 
 REQUIRED_COLUMNS = ("ID", "wav", "wrd")
@@ -127,46 +126,39 @@ def read_csv(path, split, data_folder, lang=None):
         If a column or a value is missing.
     """
     clips = []
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, skipinitialspace=True, strict=True)
-            columns = rows.fieldnames or []
-            for name in REQUIRED_COLUMNS:
-                if name not in columns:
-                    raise ValueError(
-                        f"{path}: no column '{name}' in its first line ({','.join(columns)}); "
-                        f"name the columns {', '.join(REQUIRED_COLUMNS)}"
-                    )
-            for row in rows:
-                where = f"{path}: line {rows.line_num}"
-                if None in row or None in row.values():
-                    raise ValueError(
-                        f"{where} has not {len(columns)} values; put quotes around a text with "
-                        "commas"
-                    )
-                for name in ("ID", "wav"):
-                    if not row[name]:
-                        raise ValueError(f"{where} has nothing in the column '{name}'")
-                language = row.get("lang") or lang
-                if not language:
-                    raise ValueError(
-                        f"{where} has no language; add a column 'lang', or name the language of "
-                        "all rows in the argument lang"
-                    )
-                clips.append(
-                    Clip(
-                        row["ID"],
-                        split,
-                        find_recording(row["wav"], path, data_folder, where),
-                        language,
-                        row["wrd"],
-                        row.get("voice", ""),
-                    )
+    with open_table(path) as rows:
+        columns = rows.fieldnames or []
+        for name in REQUIRED_COLUMNS:
+            if name not in columns:
+                raise ValueError(
+                    f"{path}: no column '{name}' in its first line ({','.join(columns)}); "
+                    f"name the columns {', '.join(REQUIRED_COLUMNS)}"
                 )
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error.reason}, byte {error.start})") from None
-    except csv.Error as error:
-        raise ValueError(f"{path}: no CSV file ({error})") from None
+        for row in rows:
+            where = f"{path}: line {rows.line_num}"
+            if None in row or None in row.values():
+                raise ValueError(
+                    f"{where} has not {len(columns)} values; put quotes around a text with commas"
+                )
+            for name in ("ID", "wav"):
+                if not row[name]:
+                    raise ValueError(f"{where} has nothing in the column '{name}'")
+            language = row.get("lang") or lang
+            if not language:
+                raise ValueError(
+                    f"{where} has no language; add a column 'lang', or name the language of "
+                    "all rows in the argument lang"
+                )
+            clips.append(
+                Clip(
+                    row["ID"],
+                    split,
+                    find_recording(row["wav"], path, data_folder, where),
+                    language,
+                    row["wrd"],
+                    row.get("voice", ""),
+                )
+            )
     return clips
 
 

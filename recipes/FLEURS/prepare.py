@@ -18,8 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from speechbrain_diffasr.corpora import Clip, list_corpus, require_folder
-from speechbrain_diffasr.prepare_cli import run_prepare
+from speechbrain_diffasr.recipe import Clip, list_corpus, require_folder, run_prepare
 from speechbrain_diffasr.text import normalize_text
 
 LANGUAGES = ("en_us", "de_de", "fr_fr", "es_419", "hi_in", "cmn_hans_cn")

@@ -10,8 +10,7 @@ A split whose CSV file is there is not read again.
 
 from pathlib import Path
 
-from speechbrain_diffasr.corpora import Clip, list_corpus, require_folder
-from speechbrain_diffasr.prepare_cli import run_prepare
+from speechbrain_diffasr.recipe import Clip, list_corpus, require_folder, run_prepare
 from speechbrain_diffasr.text import normalize_text
 
 LANGUAGE = "en"

@@ -23,10 +23,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from speechbrain_diffasr.corpora import VARIABLE
-from speechbrain_diffasr.dataprep import COLUMNS, claim_folder, write_csv
-from speechbrain_diffasr.prepare_cli import run_prepare
-from speechbrain_diffasr.tables import read_table
+from speechbrain_diffasr.dataio.tables import read_table
+from speechbrain_diffasr.recipe import run_prepare
+from speechbrain_diffasr.recipe.corpora import VARIABLE
+from speechbrain_diffasr.recipe.folders import COLUMNS, claim_folder, write_csv
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import speechbrain as sb
 import torch
 
-from speechbrain_diffasr.recipe_yaml import read_hparams, show_help
+from speechbrain_diffasr.recipe.options import read_hparams, show_help
 
 logger = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from one_run import read_json, train_one, write_json
 from report import write_losses
 from tqdm import tqdm
 
-from speechbrain_diffasr.dataprep import claim_folder, write_csv
-from speechbrain_diffasr.features import FeatureCache
-from speechbrain_diffasr.hub import FILENAMES, TRAINED
-from speechbrain_diffasr.recipe import load_recognizer
-from speechbrain_diffasr.utterances import first_rows, mismatch, read_rows
+from speechbrain_diffasr.dataio import FeatureCache, read_rows
+from speechbrain_diffasr.evaluation.selection import first_rows, mismatch
+from speechbrain_diffasr.inference.pretrained import FILENAMES, TRAINED
+from speechbrain_diffasr.recipe.folders import claim_folder, write_csv
+from speechbrain_diffasr.training.fit import load_recognizer
 
 SPLITS = ("train", "valid", "test")
 POLL_SECONDS = 1.0

@@ -12,17 +12,16 @@ from speechbrain.dataio.sampler import ReproducibleRandomSampler
 from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.train_logger import TrainLogger
 
-from speechbrain_diffasr.brain import DiffusionBrain
-from speechbrain_diffasr.checkpoints import AtomicCheckpointer
-from speechbrain_diffasr.dataio import make_datasets
-from speechbrain_diffasr.dataprep import replacing
-from speechbrain_diffasr.evaluate import evaluate_rows
-from speechbrain_diffasr.hub import TRAINED
-from speechbrain_diffasr.metrics import main_kind
-from speechbrain_diffasr.recipe import load_recognizer
-from speechbrain_diffasr.report import hardware, versions
-from speechbrain_diffasr.training import utterance_seed
-from speechbrain_diffasr.utterances import read_rows
+from speechbrain_diffasr.dataio import read_rows
+from speechbrain_diffasr.evaluation import evaluate_rows
+from speechbrain_diffasr.evaluation.metrics import main_kind
+from speechbrain_diffasr.inference.pretrained import TRAINED
+from speechbrain_diffasr.training import AtomicCheckpointer, DiffusionBrain
+from speechbrain_diffasr.training.data import make_datasets
+from speechbrain_diffasr.training.fit import load_recognizer
+from speechbrain_diffasr.training.objective import utterance_seed
+from speechbrain_diffasr.utils.atomic import replacing
+from speechbrain_diffasr.utils.environment import hardware, versions
 
 PARTS = ("diffusion", "autoregressive", "ctc")
 
@@ -120,8 +119,10 @@ def train_one(hparams, run_opts, folder, data, weights, seed):
         run_opts=run_opts,
         checkpointer=checkpointer,
     )
-    datasets = make_datasets(asr, data, settings, brain)
-    others = make_datasets(asr, dict.fromkeys(("train", "valid"), data["other"]), settings, brain)
+    progress = not brain.noprogressbar
+    datasets = make_datasets(asr, data, settings, progress)
+    others = dict.fromkeys(("train", "valid"), data["other"])
+    others = make_datasets(asr, others, settings, progress)
     batch_size = settings["max_batch_utterances"]
     brain.train_sampler = ReproducibleRandomSampler(
         datasets["train"], seed=utterance_seed(seed), num_samples=log_every * batch_size

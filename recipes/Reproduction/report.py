@@ -13,7 +13,7 @@ from pathlib import Path
 from report_pictures import draw_audio, draw_curves
 from report_tables import by_condition, losses_tables, steps_table
 
-from speechbrain_diffasr.report import draw_picture
+from speechbrain_diffasr.evaluation.report import draw_picture
 
 # What the README shows below each table.
 PICTURES = {

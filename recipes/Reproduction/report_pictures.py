@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from report_tables import PARTS, gaps_of, label, mean_rate
 
-from speechbrain_diffasr.report import COLOURS, DASHES, MARKERS
+from speechbrain_diffasr.evaluation.report import COLOURS, DASHES, MARKERS
 
 # Per cent. What babbles makes many times more errors than there are words; pictures end here.
 HIGHEST_RATE = 150

@@ -2,7 +2,7 @@
 
 import statistics
 
-from speechbrain_diffasr.metrics import main_kind
+from speechbrain_diffasr.evaluation.metrics import main_kind
 
 # Parts of the loss and their units.
 PARTS = {

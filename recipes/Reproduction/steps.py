@@ -9,8 +9,8 @@ from pathlib import Path
 from command import run_command
 from report import write_steps
 
-from speechbrain_diffasr.evaluate import evaluate_csvs
-from speechbrain_diffasr.recipe import load_recognizer
+from speechbrain_diffasr.evaluation import evaluate_csvs
+from speechbrain_diffasr.training.fit import load_recognizer
 
 
 def score_steps(hparams, run_opts, argv=None):

@@ -17,8 +17,8 @@ from pathlib import Path
 import soundfile
 import torch
 
-from speechbrain_diffasr.dataprep import PlannedUtterance, render_dataset
-from speechbrain_diffasr.prepare_cli import run_prepare
+from speechbrain_diffasr.recipe import render_dataset, run_prepare
+from speechbrain_diffasr.recipe.rendering import PlannedUtterance
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LANGUAGE = "en"

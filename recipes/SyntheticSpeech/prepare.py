@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from speechbrain_diffasr.dataprep import PlannedUtterance, render_dataset
-from speechbrain_diffasr.prepare_cli import run_prepare
+from speechbrain_diffasr.recipe import render_dataset, run_prepare
+from speechbrain_diffasr.recipe.rendering import PlannedUtterance
 
 # By the name of the voice's file: espeak-ng 1.51 drops the variant of "en-gb" and "fr-fr", which
 # are languages of the voices en and fr. fr-be and fr-ch sound as fr, except for some numbers.

@@ -9,7 +9,7 @@ from speechbrain import parse_arguments
 from speechbrain.utils.distributed import infer_device
 from tqdm import tqdm
 
-from speechbrain_diffasr.hub import FolderPretrainer
+from speechbrain_diffasr.inference import FolderPretrainer
 
 
 def load_hparams(arguments):

@@ -23,8 +23,8 @@ from pretrain_encoder import make_store
 from safetensors.torch import load_file
 from waveforms import spec_augment
 
-from speechbrain_diffasr.hub import save_part
-from speechbrain_diffasr.training import LanguageModelLosses
+from speechbrain_diffasr.inference.pretrained import save_part
+from speechbrain_diffasr.training.objective import LanguageModelLosses
 
 
 class DraftStore:

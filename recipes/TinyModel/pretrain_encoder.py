@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from waveforms import WaveformStore, spec_augment
 
 from speechbrain_diffasr.decoders.ctc import greedy_tokens
-from speechbrain_diffasr.hub import save_part
-from speechbrain_diffasr.losses import CTCLoss, Head
+from speechbrain_diffasr.inference.pretrained import save_part
+from speechbrain_diffasr.lobes.output_layer import Head
+from speechbrain_diffasr.training import CTCLoss
 
 
 def make_store(hparams, device, batch_size, join):

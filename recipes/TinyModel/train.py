@@ -13,10 +13,11 @@ from pretrain_encoder import make_store
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataloader import LoopedLoader
 
-from speechbrain_diffasr.brain import DiffusionBrain
 from speechbrain_diffasr.dataio import csv_dataset
-from speechbrain_diffasr.hub import save_pretrained
-from speechbrain_diffasr.language_table import count_languages, read_texts
+from speechbrain_diffasr.dataio.tables import read_texts
+from speechbrain_diffasr.decoders.language_id import count_languages
+from speechbrain_diffasr.inference import save_pretrained
+from speechbrain_diffasr.training import DiffusionBrain
 
 # The definition of the model that is trained, and of the folder that is written.
 MODEL = Path(__file__).parents[2] / "pretrained" / "diffasr-tiny" / "hyperparams.yaml"

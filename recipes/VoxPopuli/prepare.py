@@ -27,9 +27,8 @@ import functools
 from ast import literal_eval
 from pathlib import Path
 
-from speechbrain_diffasr.corpora import Clip, list_corpus, require_folder
-from speechbrain_diffasr.prepare_cli import run_prepare
-from speechbrain_diffasr.tables import read_table
+from speechbrain_diffasr.dataio.tables import read_table
+from speechbrain_diffasr.recipe import Clip, list_corpus, require_folder, run_prepare
 from speechbrain_diffasr.text import normalize_text
 
 SPLITS = {"train": "train", "valid": "dev", "test": "test"}  # CSV files by the corpus's names

@@ -1,5 +1,6 @@
 """The denoising loop: from a canvas of random tokens to a transcript in a few parallel steps."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -152,18 +153,23 @@ class _Ended:
         return ended
 
 
-class EntropyBoundSampler:
-    """Denoises a canvas, keeping at each step the tokens that are nearly independent.
+class Sampler(ABC):
+    """The denoising loop; a class of its own says which tokens it keeps.
 
-    At every step the model predicts all positions. Positions are accepted in order of rising
-    entropy as long as the entropies of those before sum up to no more than a bound, which bounds
-    the mutual information between the accepted tokens (https://arxiv.org/abs/2505.24857). The
-    others are drawn anew from the whole vocabulary. The logits condition the next step. An
-    utterance is finished once its most probable tokens are stable and their mean entropy is
-    low. Each utterance has its own random generator: its transcript does not depend on the batch.
+    ```
+    canvas of noise ─┐
+         ┌───────────┴────────────┐
+         │ predict all positions  │  at `temperature`
+         │ `accept` some of them  │  of whose tokens it is sure
+         │ `renoise` the others   │  drawn anew from the whole vocabulary
+         └───────────┬────────────┘
+     until `is_finished`, or so many steps are taken
+    ```
 
-    The defaults are those of the released DiffusionGemma, but for the steps and the canvas,
-    which are those of its use for speech.
+    The steps are those of transformers' samplers of discrete diffusion (temperature schedule,
+    `accept_canvas`, `renoise_canvas`, stopping criterion). Training draws on the same `accept`
+    and `renoise` where it unrolls a step. Each utterance has its own random generator: its
+    transcript does not depend on the batch.
 
     Arguments
     ---------
@@ -171,101 +177,92 @@ class EntropyBoundSampler:
         Denoising steps at most. Default: 16.
     canvas_length : int
         Tokens that a transcript can have. Default: 192.
-    entropy_bound : float
-        In nats; more accepts more tokens per step. Default: 0.1.
-    max_temperature : float
-        Divides the logits at the first step. Default: 0.8.
-    min_temperature : float
-        The temperature falls linearly from `max_temperature` toward this. Default: 0.4.
-    stable_steps : int
-        Steps for which the most probable tokens must not have changed. Default: 1.
-    confidence : float
-        Mean entropy of an utterance in nats under which it may stop early. Default: 0.005.
     seed : int
         For the noise of every utterance that is given none. Default: 0.
 
     Example
     -------
-    >>> from speechbrain_diffasr.kernels.vocabulary import read_logits
-    >>> target = torch.tensor([5, 2, 7, 0])
-    >>> def predict(canvases, temperature, uniforms):
-    ...     logits = 50.0 * torch.nn.functional.one_hot(target.expand(len(canvases), 4), 10)
-    ...     return read_logits(logits, temperature, uniforms)
-    >>> sampler = EntropyBoundSampler(steps=8, canvas_length=4)
-    >>> waiting = [sampler.start(["a", "b"], seeds=[1, 2], vocab_size=10)]
-    >>> ended, = sampler(predict, lambda going: waiting.pop() if waiting else going)
-    >>> ended.keys, ended.taken
-    (['a', 'b'], tensor([2, 2]))
-    >>> ended.tokens
-    tensor([[5, 2, 7, 0],
-            [5, 2, 7, 0]])
+    >>> class KeepSure(Sampler):
+    ...     def accept(self, entropy):
+    ...         return entropy < 0.5
+    >>> sampler = KeepSure(steps=4, canvas_length=3)
+    >>> accepted = sampler.accept(torch.tensor([[0.1, 0.9, 0.2]]))
+    >>> sampler.renoise(torch.tensor([[7, 8, 9]]), accepted, torch.tensor([[1, 2, 3]]))
+    tensor([[7, 2, 9]])
     """
 
-    def __init__(
-        self,
-        steps=16,
-        canvas_length=192,
-        entropy_bound=0.1,
-        max_temperature=0.8,
-        min_temperature=0.4,
-        stable_steps=1,
-        confidence=0.005,
-        seed=0,
-    ):
+    def __init__(self, steps=16, canvas_length=192, seed=0):
         self.steps = steps
         self.canvas_length = canvas_length
-        self.entropy_bound = entropy_bound
-        self.max_temperature = max_temperature
-        self.min_temperature = min_temperature
-        self.stable_steps = stable_steps
-        self.confidence = confidence
         self.seed = seed
 
     def temperature(self, taken, steps):
-        """Temperature after so many of the steps.
+        """What the logits are divided by after so many of the steps: 1, unless a class says more.
 
         Arguments
         ---------
-        taken : int or torch.Tensor
+        taken : torch.Tensor
+            Steps that each utterance took, [B].
         steps : int
+            Denoising steps at most.
 
         Returns
         -------
-        temperature : float or torch.Tensor
-
-        Example
-        -------
-        >>> sampler = EntropyBoundSampler(max_temperature=0.8, min_temperature=0.4)
-        >>> sampler.temperature(0, 4), round(sampler.temperature(3, 4), 3)
-        (0.8, 0.5)
+        temperature : torch.Tensor
+            [B].
         """
-        remaining = (steps - taken) / steps
-        return self.min_temperature + (self.max_temperature - self.min_temperature) * remaining
+        return torch.ones_like(taken, dtype=torch.float)
 
+    @abstractmethod
     def accept(self, entropy):
         """Chooses the positions to keep.
 
         Arguments
         ---------
         entropy : torch.Tensor
-            Of each position in nats, [B, C].
+            Of the prediction at each position in nats, [B, C]; infinite behind a canvas.
 
         Returns
         -------
         accepted : torch.Tensor
             bool [B, C].
-
-        Example
-        -------
-        >>> sampler = EntropyBoundSampler(entropy_bound=0.1)
-        >>> sampler.accept(torch.tensor([[0.9, 0.01, 0.08, 0.02, 0.5]]))
-        tensor([[False,  True,  True,  True, False]])
         """
-        ordered, order = entropy.sort(dim=-1)
-        before = ordered.cumsum(dim=-1) - ordered  # entropy of all that is surer
-        return torch.zeros_like(before, dtype=torch.bool).scatter(
-            -1, order, before <= self.entropy_bound
-        )
+
+    def renoise(self, proposals, accepted, fresh):
+        """The canvas of the next step.
+
+        Arguments
+        ---------
+        proposals : torch.Tensor
+            Tokens that were sampled from the predictions, [B, C].
+        accepted : torch.Tensor
+            Positions that keep them, bool [B, C].
+        fresh : torch.Tensor
+            Tokens drawn from the whole vocabulary, [B, C].
+
+        Returns
+        -------
+        canvas : torch.Tensor
+            [B, C].
+        """
+        return torch.where(accepted, proposals, fresh)
+
+    def is_finished(self, unchanged, entropy):
+        """Which utterances need no further step: none, unless a class says more.
+
+        Arguments
+        ---------
+        unchanged : torch.Tensor
+            Steps for which the most probable tokens have been the same, [B].
+        entropy : torch.Tensor
+            Mean over the positions of each utterance in nats, [B].
+
+        Returns
+        -------
+        finished : torch.Tensor
+            bool [B].
+        """
+        return torch.zeros_like(unchanged, dtype=torch.bool)
 
     def start(
         self, keys, seeds, vocab_size, steps=None, lengths=None, width=None, slots=None, device=None
@@ -370,12 +367,12 @@ class EntropyBoundSampler:
         inside = torch.arange(width, device=batch.device) < old.lengths[:, None]  # [B, C]
         accepted = self.accept(torch.where(inside, reading.entropy, torch.inf)) & inside
         new_tokens = torch.where(inside, reading.tokens, 0)
-        canvas = torch.where(accepted, reading.proposals, old.noise.fresh[batch, now])
+        canvas = self.renoise(reading.proposals, accepted, old.noise.fresh[batch, now])
         entropy = torch.where(inside, reading.entropy, 0.0)
         going = ~old.finished & (old.taken < steps)
         same = (new_tokens == old.tokens).all(dim=-1)
         unchanged = torch.where(same, old.unchanged + 1, 0)
-        sure = entropy.sum(dim=-1) / old.lengths < self.confidence
+        finished = self.is_finished(unchanged, entropy.sum(dim=-1) / old.lengths)
         row = going[:, None]
         return replace(
             old,
@@ -385,7 +382,7 @@ class EntropyBoundSampler:
             entropy=torch.where(row, entropy, old.entropy),
             taken=old.taken + going,
             unchanged=unchanged,
-            finished=old.finished | (going & sure & (unchanged >= self.stable_steps)),
+            finished=old.finished | (going & finished),
         ), accepted
 
     @torch.no_grad()
@@ -438,3 +435,135 @@ class EntropyBoundSampler:
             rest = [row for row, is_done in enumerate(done) if not is_done]
             yield going.select([row for row, is_done in enumerate(done) if is_done])
             going = admit(going.select(rest) if rest else None)
+
+
+class EntropyBoundSampler(Sampler):
+    """Denoises a canvas, keeping at each step the tokens that are nearly independent.
+
+    At every step the model predicts all positions. Positions are accepted in order of rising
+    entropy as long as the entropies of those before sum up to no more than a bound, which bounds
+    the mutual information between the accepted tokens (https://arxiv.org/abs/2505.24857). The
+    others are drawn anew from the whole vocabulary. The logits condition the next step. An
+    utterance is finished once its most probable tokens are stable and their mean entropy is
+    low.
+
+    The defaults are those of the released DiffusionGemma, but for the steps and the canvas,
+    which are those of its use for speech.
+
+    Arguments
+    ---------
+    steps : int
+        Denoising steps at most. Default: 16.
+    canvas_length : int
+        Tokens that a transcript can have. Default: 192.
+    entropy_bound : float
+        In nats; more accepts more tokens per step. Default: 0.1.
+    max_temperature : float
+        Divides the logits at the first step. Default: 0.8.
+    min_temperature : float
+        The temperature falls linearly from `max_temperature` toward this. Default: 0.4.
+    stable_steps : int
+        Steps for which the most probable tokens must not have changed. Default: 1.
+    confidence : float
+        Mean entropy of an utterance in nats under which it may stop early; the attribute is
+        called `max_entropy`, which is what it is. Default: 0.005.
+    seed : int
+        For the noise of every utterance that is given none. Default: 0.
+
+    Example
+    -------
+    >>> from speechbrain_diffasr.kernels.vocabulary import read_logits
+    >>> target = torch.tensor([5, 2, 7, 0])
+    >>> def predict(canvases, temperature, uniforms):
+    ...     logits = 50.0 * torch.nn.functional.one_hot(target.expand(len(canvases), 4), 10)
+    ...     return read_logits(logits, temperature, uniforms)
+    >>> sampler = EntropyBoundSampler(steps=8, canvas_length=4)
+    >>> waiting = [sampler.start(["a", "b"], seeds=[1, 2], vocab_size=10)]
+    >>> ended, = sampler(predict, lambda going: waiting.pop() if waiting else going)
+    >>> ended.keys, ended.taken
+    (['a', 'b'], tensor([2, 2]))
+    >>> ended.tokens
+    tensor([[5, 2, 7, 0],
+            [5, 2, 7, 0]])
+    """
+
+    def __init__(
+        self,
+        steps=16,
+        canvas_length=192,
+        entropy_bound=0.1,
+        max_temperature=0.8,
+        min_temperature=0.4,
+        stable_steps=1,
+        confidence=0.005,
+        seed=0,
+    ):
+        super().__init__(steps, canvas_length, seed)
+        self.entropy_bound = entropy_bound
+        self.max_temperature = max_temperature
+        self.min_temperature = min_temperature
+        self.stable_steps = stable_steps
+        self.max_entropy = confidence
+
+    def temperature(self, taken, steps):
+        """Temperature after so many of the steps.
+
+        Arguments
+        ---------
+        taken : int or torch.Tensor
+        steps : int
+
+        Returns
+        -------
+        temperature : float or torch.Tensor
+
+        Example
+        -------
+        >>> sampler = EntropyBoundSampler(max_temperature=0.8, min_temperature=0.4)
+        >>> sampler.temperature(0, 4), round(sampler.temperature(3, 4), 3)
+        (0.8, 0.5)
+        """
+        remaining = (steps - taken) / steps
+        return self.min_temperature + (self.max_temperature - self.min_temperature) * remaining
+
+    def accept(self, entropy):
+        """Chooses the positions to keep.
+
+        Arguments
+        ---------
+        entropy : torch.Tensor
+            Of each position in nats, [B, C].
+
+        Returns
+        -------
+        accepted : torch.Tensor
+            bool [B, C].
+
+        Example
+        -------
+        >>> sampler = EntropyBoundSampler(entropy_bound=0.1)
+        >>> sampler.accept(torch.tensor([[0.9, 0.01, 0.08, 0.02, 0.5]]))
+        tensor([[False,  True,  True,  True, False]])
+        """
+        ordered, order = entropy.sort(dim=-1)
+        before = ordered.cumsum(dim=-1) - ordered  # entropy of all that is surer
+        return torch.zeros_like(before, dtype=torch.bool).scatter(
+            -1, order, before <= self.entropy_bound
+        )
+
+    def is_finished(self, unchanged, entropy):
+        """Which utterances are stable and sure.
+
+        Arguments
+        ---------
+        unchanged : torch.Tensor
+            Steps for which the most probable tokens have been the same, [B].
+        entropy : torch.Tensor
+            Mean over the positions of each utterance in nats, [B].
+
+        Returns
+        -------
+        finished : torch.Tensor
+            bool [B].
+        """
+        return (entropy < self.max_entropy) & (unchanged >= self.stable_steps)

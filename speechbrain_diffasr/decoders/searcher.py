@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from speechbrain_diffasr.decoders.waiting import Queue, Utterance
-from speechbrain_diffasr.lobes.fused import FusedDenoiser
-from speechbrain_diffasr.lobes.packing import why_not
-from speechbrain_diffasr.lobes.plain import PlainDenoiser
+from speechbrain_diffasr.decoders.eager import PlainDenoiser
+from speechbrain_diffasr.decoders.fused import FusedDenoiser
+from speechbrain_diffasr.decoders.packing import why_not
+from speechbrain_diffasr.decoders.queueing import Queue, Utterance
 
 # Prompts and canvases are padded to a multiple of so many tokens, so that few shapes are captured.
 BUCKET = 16
@@ -81,7 +81,7 @@ class DiffusionSearcher(nn.Module):
 
     Example
     -------
-    >>> from speechbrain_diffasr.inference import DiffusionASR, default_model
+    >>> from speechbrain_diffasr import DiffusionASR, default_model
     >>> asr = DiffusionASR.from_hparams(default_model())  # doctest: +ELLIPSIS
     >>> audio = asr.encode_batch(torch.rand(2, 16000), torch.ones(2))
     >>> tokens, lengths, scores, log_probs = asr.mods.decoder(audio)
@@ -175,19 +175,22 @@ class DiffusionSearcher(nn.Module):
                     list(self.stream(silence, batch, steps=2))
         return time.perf_counter() - begin
 
-    def stream(self, utterances, batch_size=16, steps=None, callback=None):
+    def stream(self, utterances, batch_size=16, steps=None, callback=None, on_start=None):
         """Transcribes utterances; those that end make room for those that wait.
 
         Arguments
         ---------
-        utterances : iterable of Utterance
-            Taken as there is room. Best sorted by their seconds.
+        utterances : iterable of Utterance or Queue
+            Taken as there is room. Best sorted by their seconds. To a `Queue` more may be added
+            before the next hypothesis is asked for.
         batch_size : int
             Decoded at once at most. Default: 16.
         steps : int, optional
             Denoising steps at most. Default: the sampler's own.
         callback : callable, optional
             Is given a `Draft` after every step.
+        on_start : callable, optional
+            Is given each utterance when its canvas starts.
 
         Returns
         -------
@@ -208,9 +211,10 @@ class DiffusionSearcher(nn.Module):
         # theirs from call to call.
         mode = torch.no_grad() if self._device().type == "cuda" else torch.inference_mode()
         stream = mode(self._stream)
-        return stream(Queue(utterances), batch_size, steps, callback, autocast)
+        queue = utterances if isinstance(utterances, Queue) else Queue(utterances)
+        return stream(queue, batch_size, steps, callback, on_start, autocast)
 
-    def _stream(self, queue, batch_size, steps, callback, autocast):
+    def _stream(self, queue, batch_size, steps, callback, on_start, autocast):
         turn = self._turn = object()
         device = self._device().type
         precision = {"device_type": device, "dtype": autocast, "enabled": autocast is not None}
@@ -234,6 +238,8 @@ class DiffusionSearcher(nn.Module):
                 if not entering:
                     return going
                 self._check_turn(turn)
+                for utterance in entering if on_start is not None else ():
+                    on_start(utterance)
                 slots = [free.pop() for _ in entering]
                 with torch.autocast(**precision):
                     new = self._enter(room, entering, slots, steps)
@@ -306,7 +312,7 @@ class DiffusionSearcher(nn.Module):
                 tokens = tokens[: tokens.index(end)]
             elif length < self.sampler.canvas_length:
                 longer = min(2 * length, self.sampler.canvas_length)
-                queue.again(replace(utterance, canvas_length=longer))
+                queue.requeue(replace(utterance, canvas_length=longer))
                 continue
             yield Hypothesis(utterance.key, tokens, log_probs[:length], entropy[:length], steps)
 

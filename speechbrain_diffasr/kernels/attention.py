@@ -7,7 +7,7 @@ head h // (H / KV) of the keys and values.
 import torch
 from torch.nn import functional as F
 
-from speechbrain_diffasr.kernels import use_triton
+from speechbrain_diffasr.kernels.common import use_triton
 
 
 def attend(q, keys, values, rows, prompt_lengths, first, canvas_lengths):

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from speechbrain_diffasr.kernels import use_triton
+from speechbrain_diffasr.kernels.common import use_triton
 from speechbrain_diffasr.kernels.norms import gated_gelu_plain
 
 
@@ -34,7 +34,7 @@ def route(scores, per_expert_scale, k):
     (tensor([[0.5000, 0.5000]]), tensor([[1, 2]], dtype=torch.int32))
     """
     if use_triton(scores):
-        from speechbrain_diffasr.kernels import routing_triton
+        from speechbrain_diffasr.kernels import experts_triton as routing_triton
 
         return routing_triton.route(scores, per_expert_scale, k)
     return route_plain(scores, per_expert_scale, k)

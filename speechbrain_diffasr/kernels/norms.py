@@ -8,9 +8,7 @@ values are rounded to the tensors' type wherever the layers of transformers'
 import torch
 from torch.nn import functional as F
 
-from speechbrain_diffasr.kernels import use_triton
-
-MAX_NEXT_WEIGHTS = 3
+from speechbrain_diffasr.kernels.common import MAX_NEXT_WEIGHTS, use_triton
 
 
 def norm(x, weight, eps):

@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from speechbrain_diffasr.kernels.norms import MAX_NEXT_WEIGHTS
+from speechbrain_diffasr.kernels.common import MAX_NEXT_WEIGHTS
 
 # Elements that one thread takes of a row: 32 bytes of bfloat16, two loads of full width.
 ELEMENTS_PER_THREAD = 16

@@ -1,47 +1,14 @@
 """What a denoising step reads off the vocabulary, without the logits of a whole batch."""
 
-from dataclasses import dataclass
-
 import torch
 from torch.nn import functional as F
 
-from speechbrain_diffasr.kernels import use_triton
+from speechbrain_diffasr.kernels.common import TILE, Reading, rows_within, use_triton
 
-# Tokens whose probabilities are summed up together when one is sampled: first such a tile is
-# chosen, then a token in it, so that a kernel need not keep running sums of the whole vocabulary.
-TILE = 1024
-
-# Rows are read in blocks whose logits fill so many bytes at most; on CPU the fewer.
-LOGITS_BYTES = 2**30
 LOGITS_BYTES_PLAIN = 2**24
 
 # Differences of logits are cut off here, so that they can be multiplied by a probability of zero.
 LOWEST = -1e30
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Predictions for the positions of canvases.
-
-    Arguments
-    ---------
-    tokens : torch.Tensor
-        Most probable token of each position, the lowest where several are.
-    log_probs : torch.Tensor
-        Its log probability.
-    entropy : torch.Tensor
-        Of the prediction, in nats.
-    proposals : torch.Tensor
-        Tokens that were sampled.
-    soft : torch.Tensor or None
-        Expected embedding of the prediction.
-    """
-
-    tokens: torch.Tensor
-    log_probs: torch.Tensor
-    entropy: torch.Tensor
-    proposals: torch.Tensor
-    soft: torch.Tensor | None = None
 
 
 def read_vocabulary(
@@ -124,28 +91,6 @@ def read_vocabulary_plain(
     return Reading(
         *(None if parts[0] is None else torch.cat(parts) for parts in zip(*readings, strict=True))
     )
-
-
-def rows_within(size, head):
-    """Rows of logits that fit into so many bytes, at least one.
-
-    Arguments
-    ---------
-    size : int
-        Bytes.
-    head : torch.Tensor [V, D]
-        Of whose type logits are.
-
-    Returns
-    -------
-    rows : int
-
-    Example
-    -------
-    >>> rows_within(2**20, torch.zeros(1024, 8))
-    256
-    """
-    return max(1, size // (len(head) * head.element_size()))
 
 
 def read_logits(logits, temperature, uniforms):

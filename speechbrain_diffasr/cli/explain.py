@@ -1,0 +1,164 @@
+"""The command `diffasr explain`."""
+
+import argparse
+import os
+import sys
+
+from speechbrain_diffasr.cli.common import (
+    UsageError,
+    check_output,
+    open_model,
+    quiet_libraries,
+    seconds_from_text,
+)
+
+EXPLAIN = """\
+Writes a page that shows how one utterance was decoded.
+
+A single HTML file that needs no network: the waveform with a play button and the words under it,
+the canvas after every denoising step with accepted tokens and fresh noise told apart, the entropy
+of each position, and what CTC hears in the same audio. Any browser opens it, a small one too."""
+
+EXPLAIN_EXAMPLES = """\
+examples:
+  diffasr explain speech.wav --output page.html
+  diffasr explain interview.mp3 --start 61.5 --end 67 --language de --output page.html
+      a part of a recording that is longer than the model hears at once; times on the page count
+      from the start of the part
+  diffasr explain speech.wav --steps 48 --seed 3 --output page.html
+
+exit status: 0 written, 1 the audio cannot be transcribed, 2 wrong usage, 130 interrupted"""
+
+
+def explain(args):
+    """Runs `diffasr explain`.
+
+    Arguments
+    ---------
+    args : argparse.Namespace
+        What the command line holds.
+
+    Returns
+    -------
+    status : int
+        0 if the page was written, 1 if the audio cannot be transcribed.
+
+    Raises
+    ------
+    UsageError
+        If the model cannot be loaded or the page cannot be written.
+    """
+
+    check_output(args.output, [args.audio])
+    if args.end is not None and args.end <= args.start:
+        raise UsageError(f"--end: {args.end:g} s is not behind --start, {args.start:g} s")
+    with quiet_libraries(args.verbose):
+        from speechbrain_diffasr.dataio.audio import quiet_decoder
+        from speechbrain_diffasr.inference.pretrained import default_model
+        from speechbrain_diffasr.utils.errors import AudioError
+        from speechbrain_diffasr.visualization import trace as recording
+        from speechbrain_diffasr.visualization.page import write_page
+
+        asr = open_model(args)
+        try:
+            with quiet_decoder():
+                wav = load_part(asr, args.audio, args.start, args.end)
+        except AudioError as error:
+            print(f"diffasr: {error}", file=sys.stderr)
+            return 1
+        explanation = recording.explain(asr, wav, args.language, args.steps, args.seed)
+        model = args.model or default_model()
+        try:
+            write_page(
+                args.output,
+                explanation,
+                asr.tokenizer,
+                model=os.path.basename(os.path.abspath(model)) if os.path.isdir(model) else model,
+                name=args.audio,
+                start=args.start,
+                languages=asr.mods.decoder.prompt.languages,
+            )
+        except OSError as err:
+            raise UsageError(f"--output: cannot write {args.output!r}: {err.strerror}") from None
+    return 0
+
+
+def load_part(asr, path, start=0.0, end=None):
+    """Loads an utterance, or a part of a recording.
+
+    Arguments
+    ---------
+    asr : DiffusionASR
+    path : str
+    start : float
+        Seconds at which the part begins. Default: 0.
+    end : float, optional
+        Seconds at which it ends. Default: where the recording does.
+
+    Returns
+    -------
+    wav : torch.Tensor
+        [T], at the model's sample rate.
+
+    Raises
+    ------
+    AudioError
+        If it cannot be transcribed, or is longer than the model hears at once.
+    """
+    from speechbrain_diffasr.dataio.audio import AudioStream, check_waveform
+    from speechbrain_diffasr.segmentation.windows import Window
+    from speechbrain_diffasr.utils.errors import AudioError
+
+    stream = AudioStream(path, asr.sample_rate)
+    whole = start == 0 and (end is None or end >= stream.seconds)
+    part = Window(start, stream.seconds if end is None else min(end, stream.seconds))
+    if part.duration <= 0:
+        raise AudioError.of(
+            path, f"{stream.seconds:.2f} s long; --start {start:g} is behind its end"
+        )
+    if not (stream.fits(asr.max_seconds) if whole else part.duration <= asr.max_seconds):
+        raise AudioError.of(
+            path,
+            f"{part.duration:.1f} s of audio, but this model hears {asr.max_seconds:g} s at once; "
+            "choose a part with --start and --end",
+        )
+    if whole:
+        return asr.load_audio(path)
+    (wav,) = stream.pieces([part.samples(asr.sample_rate)])
+    check_waveform(wav, f"{path} from {part.start:g} to {part.end:g} s")
+    return wav.to(asr.device)
+
+
+def add_explain(commands, add_model_options):
+    """Adds the subcommand.
+
+    Arguments
+    ---------
+    commands : argparse._SubParsersAction
+    add_model_options : callable
+        Takes the parser.
+    """
+    parser = commands.add_parser(
+        "explain",
+        help="write a page that shows how an utterance was decoded",
+        description=EXPLAIN,
+        epilog=EXPLAIN_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("audio", metavar="AUDIO", help="an audio file")
+    parser.add_argument("--output", required=True, metavar="FILE", help="write the page here")
+    parser.add_argument(
+        "--start",
+        type=seconds_from_text,
+        default=0.0,
+        metavar="SECONDS",
+        help="where in the audio the part to decode begins [default: at its beginning]",
+    )
+    parser.add_argument(
+        "--end",
+        type=seconds_from_text,
+        metavar="SECONDS",
+        help="and where it ends [default: at its end]",
+    )
+    add_model_options(parser)
+    parser.set_defaults(run=explain)

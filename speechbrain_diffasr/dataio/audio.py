@@ -1,0 +1,363 @@
+"""Load, check, resample: a file or a tensor becomes 16 kHz mono, or one clear line of error."""
+
+import contextlib
+import math
+import os
+import sys
+
+import soundfile
+import torch
+from speechbrain.dataio import audio_io
+
+from speechbrain_diffasr.dataio.header import (
+    MP3_SLACK,
+    check_complete,
+    check_length,
+    damaged,
+    file_name,
+    fits,
+    missing_samples,
+    mp3_states_length,
+    read_header,
+    truncated,
+)
+from speechbrain_diffasr.dataio.resampling import affordable_rate, normalizer, resample_blocks
+from speechbrain_diffasr.utils.errors import AudioError
+
+# Samples of all channels that are read at once, and of each channel at least.
+_BLOCK = 2**18
+_SHORTEST_BLOCK = 2**12
+# A quick look takes fewer.
+_SHORT_BLOCK = 2**14
+# Bits to a step from 0 to 1; of formats that are not listed, as many as 16 bits have. Floats have
+# no step.
+_BITS = {"PCM_24": 23, "PCM_32": 31, "FLOAT": math.inf, "DOUBLE": math.inf}
+_CANCEL = "the channels cancel out when mixed to mono; keep one of them"
+
+
+def load_audio(path, sample_rate=16000, max_seconds=None):
+    """Loads an audio file as the model wants it: mono, at its sample rate.
+
+    Arguments
+    ---------
+    path : str or Path
+        Any format that soundfile reads, any rate, any number of channels (they are averaged).
+    sample_rate : int
+        Samples per second to return. Default: 16000.
+    max_seconds : float, optional
+        Longer audio is refused from its header, before anything is decoded. Default: no limit.
+
+    Returns
+    -------
+    wav : torch.Tensor
+        float32 in -1 … 1, [T].
+
+    Raises
+    ------
+    AudioError
+        If the file is missing, unreadable, empty, not audio, truncated, too long, silent to the
+        last bit, or holds NaN or infinite samples.
+
+    Example
+    -------
+    >>> tmpdir = getfixture("tmpdir")
+    >>> audio_io.save(tmpdir / "stereo.wav", torch.rand(2, 44100), 44100)
+    >>> load_audio(tmpdir / "stereo.wav").shape
+    torch.Size([16000])
+    """
+    path = os.fspath(path)
+    file = file_name(path)
+    header = read_header(path)
+    if max_seconds is not None:
+        check_length(path, header.frames, header.samplerate, max_seconds)
+    check_complete(path, header)
+
+    try:
+        audio, rate = audio_io.load(file, channels_first=False, dtype=torch.float32)  # [T, C]
+    except RuntimeError as err:
+        if not isinstance(err.__cause__, soundfile.LibsndfileError):
+            raise
+        raise AudioError.of(path, damaged(header.format, err.__cause__)) from None
+    if missing_samples(path, header, len(audio)) > 0:
+        have, claimed = f"{len(audio) / rate:.2f}", f"{header.frames / rate:.2f} s"
+        raise AudioError.of(path, truncated(have, claimed))
+    check_waveform(audio.flatten(), path)
+
+    wav = normalizer(sample_rate)(audio, affordable_rate(rate, sample_rate))
+    if max_seconds is not None:
+        # Resampling rounds the length up; that the file is not too long is known by now.
+        wav = wav[: math.ceil(max_seconds * sample_rate)]
+    if not wav.any():
+        raise AudioError.of(path, _CANCEL)
+    return wav.contiguous()
+
+
+def check_audio(path):
+    """Reads the header of an audio file and its last sample, which is quick.
+
+    Arguments
+    ---------
+    path : str or Path
+        Any format that soundfile reads.
+
+    Returns
+    -------
+    header
+        What soundfile.info gives: frames, samplerate, channels and so on.
+
+    Raises
+    ------
+    AudioError
+        If the file is missing, unreadable, empty, not audio, or ends earlier than it says.
+
+    Example
+    -------
+    >>> tmpdir = getfixture("tmpdir")
+    >>> audio_io.save(tmpdir / "speech.flac", torch.rand(1, 24000), 16000)
+    >>> check_audio(tmpdir / "speech.flac").frames
+    24000
+    """
+    path = os.fspath(path)
+    header = read_header(path)
+    check_complete(path, header)
+    last = header.frames - 1
+    if header.format == "MP3":
+        last = last - MP3_SLACK if mp3_states_length(path) else 0
+    try:
+        with soundfile.SoundFile(file_name(path)) as file:
+            file.seek(max(last, 0))
+            complete = len(file.read(1)) == 1
+    except soundfile.LibsndfileError as err:
+        raise AudioError.of(path, damaged(header.format, err)) from None
+    if not complete:
+        raise AudioError.of(path, "truncated; copy or download it again")
+    return header
+
+
+class AudioStream:
+    """Reads an audio file of any length piece by piece, as `load_audio` would give it whole.
+
+    It never seeks, because libsndfile does not find the right sample in many an Ogg and MP3.
+
+    Arguments
+    ---------
+    path : str or Path
+        Any format that soundfile reads, any rate, any number of channels (they are averaged).
+    sample_rate : int
+        Samples per second to give. Default: 16000.
+
+    Raises
+    ------
+    AudioError
+        If the file is missing, unreadable, empty, not audio, or ends earlier than it says.
+
+    Example
+    -------
+    >>> tmpdir = getfixture("tmpdir")
+    >>> audio_io.save(tmpdir / "long.wav", torch.rand(2, 4410000), 44100)
+    >>> stream = AudioStream(tmpdir / "long.wav")
+    >>> stream.seconds, sum(len(block) for block in stream.blocks())
+    (100.0, 1600000)
+    >>> [len(piece) for piece in stream.pieces([(0, 16000), (8000, 40000)])]
+    [16000, 32000]
+    """
+
+    def __init__(self, path, sample_rate=16000):
+        self.path = os.fspath(path)
+        self.sample_rate = sample_rate
+        self.header = read_header(self.path)
+        check_complete(self.path, self.header)
+
+    @property
+    def seconds(self):
+        """How long the audio is, by its header."""
+        return self.header.frames / self.header.samplerate
+
+    @property
+    def noise_floor(self):
+        """What samples can be without a sound: three steps of their format, for dither."""
+        return 3 * 2.0 ** -_BITS.get(self.header.subtype, 16 - 1)
+
+    def fits(self, max_seconds):
+        """Whether the audio is no longer than so many seconds."""
+        return fits(self.header.frames, self.header.samplerate, max_seconds)
+
+    def blocks(self):
+        """Reads the file from its beginning.
+
+        Yields
+        ------
+        wav : torch.Tensor
+            Consecutive pieces of the waveform, float32, [T]; together what `load_audio` gives,
+            but digital silence is not refused.
+
+        Raises
+        ------
+        AudioError
+            If the file is damaged, ends early, holds NaN or infinite samples, or its channels
+            cancel out.
+        """
+        rate = affordable_rate(self.header.samplerate, self.sample_rate)
+        heard = False
+        for wav in resample_blocks(self._read(_BLOCK), rate, self.sample_rate):
+            heard = heard or bool(wav.any())
+            yield wav
+        if self._loud and not heard:
+            raise AudioError.of(self.path, _CANCEL)
+
+    def pieces(self, spans):
+        """Reads parts of the file.
+
+        Arguments
+        ---------
+        spans : iterable of (int, int)
+            First sample of each part and the one behind its last, at `sample_rate`. None starts
+            before the one before it; they may overlap.
+
+        Yields
+        ------
+        wav : torch.Tensor
+            float32, [T].
+
+        Raises
+        ------
+        AudioError
+            As `blocks`, and if the file ends before a part does.
+        """
+        blocks = self.blocks()
+        wav, begin = torch.zeros(0), 0  # the part of the file that is in memory
+        for first, behind in spans:
+            while begin + len(wav) < behind:
+                block = next(blocks, None)
+                if block is None:
+                    raise AudioError.of(self.path, "changed while it was read; try again")
+                known = wav[max(0, first - begin) :]
+                begin += len(wav) - len(known)
+                wav = torch.cat([known, block])
+            yield wav[first - begin : behind - begin].clone()
+
+    def samples(self):
+        """Reads the file at its own sample rate, in shorter blocks: for a quick look.
+
+        Yields
+        ------
+        wav : torch.Tensor
+            Consecutive pieces, the mean of all channels, float32, [T].
+
+        Raises
+        ------
+        AudioError
+            If the file is damaged, ends early, or holds NaN or infinite samples.
+        """
+        for block in self._read(_SHORT_BLOCK):
+            yield block.mean(dim=1)
+
+    def _read(self, samples):
+        """Blocks as they are in the file, [T, C]."""
+        header = self.header
+        size = max(_SHORTEST_BLOCK, samples // header.channels)
+        length, self._loud = 0, False
+        try:
+            with soundfile.SoundFile(file_name(self.path)) as file:
+                while len(block := file.read(size, dtype="float32", always_2d=True)):
+                    block = torch.from_numpy(block)
+                    bad = (~block.isfinite()).any(dim=1).nonzero()
+                    if len(bad):
+                        time = (length + int(bad[0])) / header.samplerate
+                        raise AudioError.of(
+                            self.path, f"NaN or infinite samples at {time:.2f} s; export it again"
+                        )
+                    length += len(block)
+                    self._loud = self._loud or bool(block.any())
+                    yield block
+        except soundfile.LibsndfileError as err:
+            raise AudioError.of(self.path, damaged(header.format, err)) from None
+        if missing_samples(self.path, header, length) > 0:
+            rate = header.samplerate
+            have, claimed = f"{length / rate:.2f}", f"{header.frames / rate:.2f} s"
+            raise AudioError.of(self.path, truncated(have, claimed))
+
+
+def check_waveform(wav, name, max_seconds=None, sample_rate=16000):
+    """Checks that a waveform can be transcribed.
+
+    Arguments
+    ---------
+    wav : torch.Tensor
+        Floating-point samples, [T].
+    name : str
+        What the message calls it.
+    max_seconds : float, optional
+        Longest audio to accept. Default: no limit.
+    sample_rate : int
+        Samples per second of `wav`. Default: 16000.
+
+    Raises
+    ------
+    AudioError
+        If it is not [T], not floating-point, empty, too long, all zeros, or not finite.
+
+    Example
+    -------
+    >>> check_waveform(torch.rand(16000), "noise", max_seconds=30)
+    >>> try:
+    ...     check_waveform(torch.zeros(16000), "silence")
+    ... except AudioError as err:
+    ...     print(err)
+    silence: all samples are zero; there is nothing to hear
+    """
+    if wav.dim() != 1:
+        shape = list(wav.shape)
+        raise AudioError.of(name, f"a waveform of shape {shape}; expected mono samples, [T]")
+    if not wav.is_floating_point():
+        raise AudioError.of(name, f"samples of type {wav.dtype}; expected floats in -1 … 1")
+    if not len(wav):
+        raise AudioError.of(name, "no samples")
+    if max_seconds is not None:
+        check_length(name, len(wav), sample_rate, max_seconds)
+    bad = int((~wav.isfinite()).sum())
+    if bad:
+        raise AudioError.of(
+            name, f"{bad} of {len(wav)} samples are NaN or infinite; export it again"
+        )
+    if not wav.any():
+        raise AudioError.of(name, "all samples are zero; there is nothing to hear")
+
+
+@contextlib.contextmanager
+def quiet_decoder():
+    """Silences what the MP3 decoder writes to stderr, past Python.
+
+    It turns file descriptor 2 of the whole process, in all threads, so it is for programs that
+    report errors themselves.
+
+    Yields
+    ------
+    stderr : file
+        Still reaches whoever reads stderr.
+
+    Example
+    -------
+    >>> with quiet_decoder() as stderr:
+    ...     _ = os.write(2, b"Note: Trying to resync...")
+    """
+    try:
+        saved = os.dup(2)
+    except OSError:  # there is no stderr
+        yield sys.stderr
+        return
+    stderr = sys.stderr
+    with contextlib.suppress(OSError, AttributeError, ValueError):
+        if sys.stderr.fileno() == 2:
+            stderr = os.fdopen(
+                os.dup(saved), "w", 1, sys.stderr.encoding, sys.stderr.errors, closefd=True
+            )
+    try:
+        with open(os.devnull, "wb") as devnull:
+            os.dup2(devnull.fileno(), 2)
+        yield stderr
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        if stderr is not sys.stderr:
+            stderr.close()

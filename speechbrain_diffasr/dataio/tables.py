@@ -1,0 +1,239 @@
+"""Tables: CSV and TSV files with a header, as recipes and users write them."""
+
+import contextlib
+import csv
+import gzip
+import os
+import zlib
+from pathlib import Path
+
+from speechbrain_diffasr.utils.errors import CsvError
+
+UTTERANCE_COLUMNS = ("ID", "wav", "wrd")
+
+
+@contextlib.contextmanager
+def open_table(path, delimiter=",", quoting=csv.QUOTE_MINIMAL, errors="strict", own=True):
+    """Opens a table with a header, whatever program wrote it, gzipped or not.
+
+    Arguments
+    ---------
+    path : str or Path
+        UTF-8, with or without a byte order mark; gzipped if it ends in ``.gz``.
+    delimiter : str
+        Between columns. Default: comma.
+    quoting : int
+        As module csv has it. Default: quotes surround what holds a delimiter.
+    errors : str
+        What to do with what is not UTF-8, as `open` takes it. Default: it is an error.
+    own : bool
+        Whether the user wrote it and can mend it; otherwise it was downloaded. Default: True.
+
+    Yields
+    ------
+    rows : csv.DictReader
+
+    Raises
+    ------
+    CsvError
+        If it cannot be read, while it is opened or while rows are taken from it.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "test.csv"
+    >>> _ = path.write_text("ID,wav\\na,a.wav\\n")
+    >>> with open_table(path) as rows:
+    ...     [(rows.line_num, row) for row in rows]
+    [(2, {'ID': 'a', 'wav': 'a.wav'})]
+    """
+    open_file = gzip.open if Path(path).suffix == ".gz" else open
+    try:
+        with open_file(path, "rt", encoding="utf-8-sig", errors=errors, newline="") as file:
+            yield csv.DictReader(file, delimiter=delimiter, quoting=quoting, skipinitialspace=own)
+    except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError, csv.Error) as error:
+        if not own:
+            raise CsvError(f"{path}: damaged ({error}); get it again") from None
+        if isinstance(error, UnicodeDecodeError):
+            what = f"not UTF-8 ({error.reason}, byte {error.start}); save it as CSV in UTF-8"
+        else:
+            what = f"not a CSV file ({error})"
+        raise CsvError(f"{path}: {what}") from None
+    except OSError as error:
+        raise CsvError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_table(path, columns, delimiter="\t", quoting=csv.QUOTE_NONE):
+    """Reads the rows of a table that came with a corpus.
+
+    Arguments
+    ---------
+    path : str or Path
+        See `open_table`.
+    columns : iterable of str
+        That it must have. Others are read too.
+    delimiter : str
+        Between columns. Default: tab.
+    quoting : int
+        As module csv has it. Default: quotes are characters like others.
+
+    Yields
+    ------
+    row : dict
+        Values by the names of columns.
+
+    Raises
+    ------
+    CsvError
+        If the file is damaged, lacks a column, or a row lacks one.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "train.tsv"
+    >>> _ = path.write_text("path\\tsentence\\na.mp3\\tHe said \\"no\\n")
+    >>> list(read_table(path, ["path", "sentence"]))
+    [{'path': 'a.mp3', 'sentence': 'He said "no'}]
+    >>> next(read_table(path, ["client_id"]))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    speechbrain_diffasr.utils.errors.CsvError: ...: no column 'client_id', only 'path', 'sentence'
+    """
+    with open_table(path, delimiter, quoting, own=False) as rows:
+        names = rows.fieldnames or []
+        for column in columns:
+            if column not in names:
+                there = ", ".join(f"'{name}'" for name in names) or "an empty file"
+                raise CsvError(f"{path}: no column '{column}', only {there}")
+        for row in rows:
+            if any(row[column] is None for column in columns):
+                raise CsvError(
+                    f"{path}: line {rows.line_num} has not all columns; the file is damaged, "
+                    "get it again"
+                )
+            yield row
+
+
+def read_rows(path, data_root=None):
+    """Reads a CSV file of utterances.
+
+    Arguments
+    ---------
+    path : str or Path
+        With the columns ID, wav and wrd, and lang if there are several languages.
+    data_root : str or Path, optional
+        What `$data_root` stands for in the column wav. Default: the folder of the file.
+
+    Returns
+    -------
+    rows : list of dict
+
+    Raises
+    ------
+    CsvError
+        If the file is missing or not CSV, lacks a column, or holds no utterance.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "test.csv"
+    >>> _ = path.write_text("ID,wav,wrd\\na,$data_root/a.wav,hello\\n")
+    >>> Path(read_rows(path)[0]["wav"]).parent == path.parent
+    True
+    """
+    rows = list(_utterances(path))
+    for row in rows:
+        row["wav"] = _place(row["wav"], data_root or Path(path).parent)
+    return rows
+
+
+def _utterances(path):
+    """Rows of a CSV file of utterances, one by one."""
+    expected = f"expected {', '.join(UTTERANCE_COLUMNS)} and lang"
+    with open_table(path) as rows:
+        if rows.fieldnames is None:
+            raise CsvError(f"{path}: the file is empty; {expected} as columns")
+        for column in UTTERANCE_COLUMNS:
+            if column not in rows.fieldnames:
+                raise CsvError(f"{path}: no column {column}; {expected}")
+        row = None
+        for row in rows:
+            yield row
+        if row is None:
+            raise CsvError(f"{path}: no utterances, only the line that names the columns")
+
+
+def _place(wav, data_root):
+    return (wav or "").replace("$data_root", str(data_root))
+
+
+def find_root(csv, roots):
+    """Finds what ``$data_root`` in a CSV file stands for; reads no more than its first row.
+
+    Arguments
+    ---------
+    csv : str or Path or None
+    roots : str or list of str or None
+        The folder, or several that are tried in turn. None stands for the folder of the file.
+
+    Returns
+    -------
+    root : str or None
+        The first under which the first recording lies.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it lies under none.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "a.wav").write_bytes(b"")
+    >>> _ = (folder / "test.csv").write_text("ID,wav,wrd\\na,$data_root/a.wav,hello\\n")
+    >>> find_root(folder / "test.csv", ["elsewhere", str(folder)]) == str(folder)
+    True
+    """
+    roots = [roots] if roots is None or isinstance(roots, str) else list(roots)
+    if csv is None:
+        return roots[0]
+    first = next(_utterances(csv))["wav"]
+    for root in roots:
+        wav = _place(first, root or Path(csv).parent)
+        if os.path.exists(wav):
+            return root
+    raise FileNotFoundError(
+        f"{csv}: its first recording, {wav}, is missing; is --data_folder where the corpus is now?"
+    )
+
+
+def read_texts(paths):
+    """Reads the texts of CSV files.
+
+    Arguments
+    ---------
+    paths : list of str or Path
+        Files with the columns ID, wav, wrd and lang, such as the train.csv of a recipe.
+
+    Returns
+    -------
+    texts : dict of list of str
+        By language, in the order of the files.
+
+    Raises
+    ------
+    ValueError
+        If a file cannot be read, or a line has no language.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "train.csv"
+    >>> _ = path.write_text("ID,wav,lang,wrd\\na,a.wav,de,guten tag\\nb,b.wav,en,hello\\n")
+    >>> read_texts([path])
+    {'de': ['guten tag'], 'en': ['hello']}
+    """
+    texts = {}
+    for path in paths:
+        for number, row in enumerate(read_rows(path), 2):
+            if not row.get("lang"):
+                raise ValueError(
+                    f"{path}: line {number} has no lang; write the code of its language"
+                )
+            texts.setdefault(row["lang"], []).append(row["wrd"] or "")
+    return texts

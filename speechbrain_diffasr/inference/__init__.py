@@ -1,0 +1,5 @@
+"""The pretrained interface, and how files become transcripts."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,188 @@
+"""The chat prompt: an instruction, a language, and the slots that audio is scattered into."""
+
+from functools import cached_property
+
+import torch
+
+
+class AudioPrompt:
+    """Builds the prompt that tells the language model to transcribe.
+
+    Arguments
+    ---------
+    tokenizer : Tokenizer
+        Of the language model.
+    num_slots : int
+        Audio embeddings in the prompt: what the projector makes of a whole window.
+    template : str
+        The prompt with its special tokens, and the fields {audio} and {instruction}.
+    instruction : str
+        What is asked for when the language is known, with the field {language}.
+    open_instruction : str
+        What is asked for when it is not.
+    languages : dict
+        Name of each language in the instruction, by its code: `{"en": "English"}`.
+    slot_token : str
+        Stands in the slots before the audio does. Default: "<|audio|>".
+
+    Example
+    -------
+    >>> from tokenizers import Tokenizer as Backend, models, pre_tokenizers
+    >>> from speechbrain_diffasr.lobes import Tokenizer
+    >>> words = ["<eos>", "<|audio|>", "write", "English", ":"]
+    >>> backend = Backend(models.WordLevel({w: i for i, w in enumerate(words)}, "<eos>"))
+    >>> backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    >>> tokenizer = Tokenizer()
+    >>> path = getfixture("tmp_path") / "tokenizer.json"
+    >>> backend.save(str(path))
+    >>> tokenizer.load(path)
+    >>> prompt = AudioPrompt(tokenizer, num_slots=2, template=": {audio} {instruction} :",
+    ...                      instruction="write {language}", open_instruction="write",
+    ...                      languages={"en": "English"})
+    >>> tokens, lengths = prompt(["en", None])
+    >>> tokens
+    tensor([[4, 1, 1, 2, 3, 4],
+            [4, 1, 1, 2, 4, 0]])
+    >>> lengths
+    tensor([6, 5])
+    >>> prompt.first_slot
+    1
+    """
+
+    def __init__(
+        self,
+        tokenizer,
+        num_slots,
+        template,
+        instruction,
+        open_instruction,
+        languages,
+        slot_token="<|audio|>",
+    ):
+        self.tokenizer = tokenizer
+        self.num_slots = num_slots
+        self.template = template
+        self.instruction = instruction
+        self.open_instruction = open_instruction
+        self.languages = dict(languages)
+        self.slot_token = slot_token
+        self._tokens = {}
+
+    @cached_property
+    def beginning(self):
+        """Tokens before the slots; they are the same in every prompt."""
+        return tuple(self._around("")[0])
+
+    @property
+    def first_slot(self):
+        """Position of the first slot."""
+        return len(self.beginning)
+
+    def _around(self, instruction):
+        """Tokens before and behind the slots."""
+        before, behind = self.template.format(audio="\0", instruction=instruction).split("\0")
+        return self.tokenizer.encode(before), self.tokenizer.encode(behind)
+
+    def tokens(self, language=None, slots=None):
+        """The prompt for one language.
+
+        Arguments
+        ---------
+        language : str, optional
+            A code of `languages`. Default: the prompt names none.
+        slots : int, optional
+            Audio embeddings in it. Default: `num_slots`.
+
+        Returns
+        -------
+        tokens : list of int
+
+        Raises
+        ------
+        ValueError
+            If the language is not known.
+        """
+        slots = self.num_slots if slots is None else slots
+        if (language, slots) not in self._tokens:
+            if language is None:
+                instruction = self.open_instruction
+            elif language in self.languages:
+                instruction = self.instruction.format(language=self.languages[language])
+            else:
+                raise ValueError(
+                    f"language {language!r} is not known to this model; "
+                    f"choose one of {', '.join(self.languages)}, or none"
+                )
+            before, behind = self._around(instruction)
+            middle = [self.tokenizer.token_id(self.slot_token)] * slots
+            self._tokens[language, slots] = before + middle + behind
+        return self._tokens[language, slots]
+
+    def __call__(self, languages, transcripts=None, device=None, length=None, slots=None):
+        """Builds the prompts of a batch, in training with the transcripts behind them.
+
+        Arguments
+        ---------
+        languages : list
+            A code or None for each utterance.
+        transcripts : list of list of int, optional
+            Tokens to append to each prompt. Default: none.
+        device : torch.device, optional
+            Where the tensors live.
+        length : int, optional
+            To pad to. Default: the longest of the batch.
+        slots : list of int, optional
+            Audio embeddings in each prompt. Default: `num_slots`.
+
+        Returns
+        -------
+        tokens : torch.Tensor
+            Padded on the right with the end-of-text token, [B, T].
+        lengths : torch.Tensor
+            Length of each prompt without its transcript, [B].
+        """
+        slots = [None] * len(languages) if slots is None else slots
+        prompts = [self.tokens(*both) for both in zip(languages, slots, strict=True)]
+        rows = prompts
+        if transcripts is not None:
+            rows = [prompt + list(text) for prompt, text in zip(prompts, transcripts, strict=True)]
+        length = length or max(map(len, rows))
+        padding = [self.tokenizer.eos_id] * length
+        tokens = torch.tensor([row + padding[len(row) :] for row in rows])
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        return tokens.to(device), lengths.to(device)
+
+    def scatter(self, embeddings, audio, slots=None):
+        """Puts audio into the slots.
+
+        Arguments
+        ---------
+        embeddings : torch.Tensor
+            Token embeddings of the prompts, [B, T, D].
+        audio : torch.Tensor
+            Projected audio, [B, num_slots, D].
+        slots : list of int, optional
+            How many of them each prompt has room for. Default: `num_slots`.
+
+        Returns
+        -------
+        embeddings : torch.Tensor
+            [B, T, D].
+
+        Raises
+        ------
+        ValueError
+            If there are more or fewer audio embeddings than slots.
+        """
+        if audio.shape[1] != self.num_slots:
+            raise ValueError(
+                f"{audio.shape[1]} audio embeddings for {self.num_slots} slots; "
+                "num_slots must be what the projector makes of a whole window"
+            )
+        first, most = self.first_slot, max(slots or [self.num_slots])
+        audio = audio[:, :most].to(embeddings.dtype)
+        if slots is not None:
+            room = torch.tensor(slots, device=audio.device)[:, None]  # [B, 1]
+            inside = torch.arange(most, device=audio.device) < room  # [B, most]
+            audio = torch.where(inside[..., None], audio, embeddings[:, first : first + most])
+        return torch.cat([embeddings[:, :first], audio, embeddings[:, first + most :]], dim=1)

@@ -1,0 +1,11 @@
+from .command import run_prepare as run_prepare
+from .corpora import Clip as Clip
+from .corpora import list_corpus as list_corpus
+from .folders import require_folder as require_folder
+from .options import read_hparams as read_hparams
+from .rendering import render_dataset as render_dataset
+from .runner import run as run
+from .steps import fit as fit
+from .steps import load as load
+from .steps import prepare as prepare
+from .steps import score as score

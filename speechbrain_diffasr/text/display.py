@@ -1,0 +1,85 @@
+"""Text as it is shown: harmless, in one line, so and so wide."""
+
+import unicodedata
+
+
+def clean_text(text):
+    """One line of what can be shown: no control characters, no broken surrogates.
+
+    Arguments
+    ---------
+    text : str
+
+    Returns
+    -------
+    text : str
+        With single spaces.
+
+    Example
+    -------
+    >>> clean_text(" two\\nlines\\x1b[0m ")
+    'two lines[0m'
+    """
+    kept = "".join(
+        "\ufffd" if unicodedata.category(character) == "Cs" else character
+        for character in text
+        if character.isspace() or unicodedata.category(character) != "Cc"
+    )
+    return " ".join(kept.split())
+
+
+def text_width(text):
+    """Columns that a text takes where every character has the same width.
+
+    Arguments
+    ---------
+    text : str
+
+    Returns
+    -------
+    columns : int
+        Wide characters count as two, combining marks as none.
+
+    Example
+    -------
+    >>> text_width("e\\u0301té"), text_width("你好")
+    (3, 4)
+    """
+    return sum(map(_character_width, text))
+
+
+def _character_width(character):
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+# Invisible characters that join or divide letters of Indic scripts, and nothing else.
+_JOINERS = "\u200c\u200d"
+# Control, format, surrogate, private and unassigned characters; line and paragraph separators.
+_UNSHOWN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+def printable(text):
+    """One line in which nothing is hidden and nothing steers a terminal.
+
+    Arguments
+    ---------
+    text : str
+
+    Returns
+    -------
+    text : str
+        Control characters, line ends, direction marks, lone surrogates and the like as escapes.
+
+    Example
+    -------
+    >>> printable("a\\x1b[2J\\u2028\\u202eb"), printable("क्\\u200dष")
+    ('a\\\\x1b[2J\\\\u2028\\\\u202eb', 'क्\\u200dष')
+    """
+    return "".join(
+        character
+        if character in _JOINERS or unicodedata.category(character) not in _UNSHOWN
+        else character.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for character in text
+    )

@@ -1,0 +1,9 @@
+from .alignment import WordAligner as WordAligner
+from .captions import CaptionStyle as CaptionStyle
+from .schema import SCHEMA as SCHEMA
+from .schema import parse_json as parse_json
+from .types import Segment as Segment
+from .types import Transcript as Transcript
+from .types import Word as Word
+from .writers import FORMATS as FORMATS
+from .writers import write_transcript as write_transcript

@@ -1,0 +1,223 @@
+"""Writes the page of one utterance: a single HTML file that needs neither network nor server."""
+
+import base64
+import hashlib
+import html
+import io
+import json
+import os
+from importlib.metadata import version
+from importlib.resources import files
+from string import Template
+
+import soundfile
+
+from speechbrain_diffasr import __version__
+from speechbrain_diffasr.text.display import printable
+from speechbrain_diffasr.utils.atomic import write_atomically
+from speechbrain_diffasr.visualization.token_texts import TokenTexts
+
+# Extremes of the waveform per second, and what stands for full scale.
+PEAKS_PER_SECOND = 200
+FULL_SCALE = 100
+# Characters from which on the transcript is set smaller.
+LONG_TEXT = 80
+# Digits of times (s) and of entropies (nats) that the page shows or draws.
+DIGITS, ENTROPY_DIGITS = 3, 4
+LIBRARIES = ("speechbrain", "transformers", "torch")
+
+
+def write_page(path, explanation, tokenizer, **about):
+    """Writes the page, all or nothing.
+
+    Arguments
+    ---------
+    path : str or Path
+        The HTML file.
+    explanation, tokenizer, **about
+        As for `make_page`.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; an older file stays as it was.
+    """
+    write_atomically(path, make_page(explanation, tokenizer, **about))
+
+
+def make_page(explanation, tokenizer, model, name, start=0.0, languages=None):
+    """The page of one utterance.
+
+    Arguments
+    ---------
+    explanation : Explanation
+    tokenizer : Tokenizer
+        That shows the tokens.
+    model : str
+        What the model is called.
+    name : str
+        What the audio is called; of a path, the last part is shown.
+    start : float
+        Seconds of the audio file before what was decoded. Default: 0.
+    languages : dict, optional
+        Names of languages by their code.
+
+    Returns
+    -------
+    page : str
+        The same for the same explanation.
+
+    Example
+    -------
+    >>> from speechbrain_diffasr.visualization import explain
+    >>> from speechbrain_diffasr import DiffusionASR, default_model
+    >>> asr = DiffusionASR.from_hparams(default_model())
+    >>> wav = asr.load_audio(f"{default_model()}/samples/en_2.wav")
+    >>> page = make_page(explain(asr, wav), asr.tokenizer, "diffasr-tiny", "en_2.wav")
+    >>> "oh there he is" in page, "https://" in page
+    (True, False)
+    """
+    texts = TokenTexts(tokenizer)
+    versions = [f"speechbrain_diffasr {__version__}"]
+    versions += [f"{library} {version(library)}" for library in LIBRARIES]
+    style, script = _template("explain.css"), _template("explain.js")
+    name = printable(os.path.basename(os.fspath(name)))
+    text = printable(explanation.text)
+    lang = explanation.language
+    fields = {
+        "policy": _policy(style, script),
+        "title": html.escape(f"{text or name} · diffasr explain"),
+        "style": style,
+        "lang": f' lang="{html.escape(lang)}"' if lang and text else "",
+        "length": "" if 0 < len(text) < LONG_TEXT else f' class="{"long" if text else "empty"}"',
+        "text": html.escape(text) or "nothing was heard",
+        "about": _about(explanation, model, name, start, languages or {}),
+        "audio": base64.b64encode(_wav_bytes(explanation)).decode("ascii"),
+        "versions": html.escape(" · ".join(versions)),
+        "data": _script_json(_data(explanation, texts, tokenizer)),
+        "script": script,
+    }
+    return Template(_template("explain.html")).substitute(fields)
+
+
+def peaks(wav, sample_rate, per_second=PEAKS_PER_SECOND):
+    """Extremes of a waveform, for drawing it.
+
+    Arguments
+    ---------
+    wav : torch.Tensor
+        [T].
+    sample_rate : int
+        Samples per second.
+    per_second : int
+        Pairs for a second of audio. Default: 200.
+
+    Returns
+    -------
+    peaks : list of int
+        Lowest and highest sample of each stretch, from -100 to 100 for the loudest of all.
+
+    Example
+    -------
+    >>> import torch
+    >>> peaks(torch.tensor([0.0, 0.5, -0.25, 0.0]), sample_rate=400)
+    [0, 100, -50, 0]
+    """
+    loudest = max(float(wav.abs().max()), 1e-9)
+    parts = wav.split(max(1, sample_rate // per_second))
+    extremes = [edge for part in parts for edge in (part.min(), part.max())]
+    return [round(FULL_SCALE * float(edge) / loudest) for edge in extremes]
+
+
+def _template(name):
+    return (files("speechbrain_diffasr") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _policy(*inline):
+    """Lets the browser run this script and style and nothing else, and load nothing at all."""
+    style, script = (
+        base64.b64encode(hashlib.sha256(part.encode("utf-8")).digest()).decode("ascii")
+        for part in inline
+    )
+    return (
+        f"default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; "
+        "media-src data:; img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _about(explanation, model, name, start, languages):
+    """What the header says, as the entries of a description list."""
+    code = explanation.language
+    named = f"{languages[code]} ({code})" if code in languages else code
+    part = f" from {start:g} s on" if start else ""
+    entries = {
+        "Audio": f"{name}{part}, {explanation.duration:.2f} s",
+        "Model": printable(str(model)),
+        "Language": "not named" if code is None else named,
+        "Steps": f"{explanation.frames[-1].step} of at most {explanation.max_steps}",
+        "Seed": str(explanation.seed),
+    }
+    if explanation.tries > 1:
+        entries["Canvases"] = f"{explanation.tries}; the text filled those before"
+    return "\n".join(
+        f"<div><dt>{term}</dt><dd>{html.escape(value)}</dd></div>"
+        for term, value in entries.items()
+    )
+
+
+def _wav_bytes(explanation):
+    file = io.BytesIO()
+    samples = explanation.wav.clamp(-1, 1).numpy()
+    soundfile.write(file, samples, explanation.sample_rate, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+def _data(explanation, texts, tokenizer):
+    """Everything that the script of the page shows."""
+    tokens = {token for frame in explanation.frames for token in (*frame.canvas, *frame.tokens)}
+    shown = {token: texts(token) for token in sorted(tokens)}
+    return {
+        "duration": explanation.duration,
+        "language": explanation.language,
+        "peaks_per_second": PEAKS_PER_SECOND,
+        "peaks": peaks(explanation.wav, explanation.sample_rate),
+        "tokens": {token: [each.text, each.space, each.kind] for token, each in shown.items()},
+        "frames": [_frame(frame, tokenizer) for frame in explanation.frames],
+        "words": [
+            {
+                "text": printable(word.text),
+                "start": round(word.start, DIGITS),
+                "end": round(word.end, DIGITS),
+                "confidence": round(word.confidence, DIGITS),
+            }
+            for word in explanation.words
+        ],
+        "ctc": printable(explanation.ctc_text),
+        "pieces": [
+            {
+                "text": texts(piece.token).text,
+                "start": round(piece.start, DIGITS),
+                "end": round(piece.end, DIGITS),
+                "probability": round(piece.probability, DIGITS),
+            }
+            for piece in explanation.pieces
+        ],
+    }
+
+
+def _frame(frame, tokenizer):
+    return {
+        "step": frame.step,
+        "canvas": frame.canvas,
+        "accepted": "".join("01"[kept] for kept in frame.accepted),
+        "entropy": [round(value, ENTROPY_DIGITS) for value in frame.entropy],
+        "mean_entropy": frame.mean_entropy,
+        "tokens": frame.tokens,
+        "text": printable(tokenizer.decode_ids(frame.tokens)),
+    }
+
+
+def _script_json(value):
+    """JSON that may stand in a script element: nothing in it can end one."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
