@@ -1,17 +1,14 @@
 """Models of full size with random weights, and what the benchmarks share."""
 
 import copy
-import platform
 from pathlib import Path
 
-import peft
-import speechbrain
 import torch
-import transformers
 from hyperpyyaml import load_hyperpyyaml
 from hyperpyyaml.core import recursive_update
 
 from speechbrain_diffasr import DiffusionASR, default_model
+from speechbrain_diffasr.utils.environment import hardware, versions
 
 # The published configurations, for random weights.
 FULL_SIZE = {
@@ -78,11 +75,7 @@ def random_model(folder, device, overrides=None, trained=False):
 
 def environment(device):
     """What figures depend on beside the model: the device, and versions."""
-    packages = (torch, transformers, peft, speechbrain)
-    return {
-        "device": torch.cuda.get_device_name(device) if "cuda" in device else platform.machine(),
-        "versions": {package.__name__: package.__version__ for package in packages},
-    }
+    return {"device": hardware(device), "versions": versions()}
 
 
 def print_table(rows):

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import environment, print_table
+from speechbrain.decoders.ctc import ctc_greedy_decode
 from timestamps import calibration
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
@@ -28,7 +29,6 @@ from tqdm import tqdm
 from speechbrain_diffasr import AudioError, DiffusionASR, default_model
 from speechbrain_diffasr.dataio import read_rows
 from speechbrain_diffasr.decoders import identify_language
-from speechbrain_diffasr.decoders.ctc import greedy_tokens
 from speechbrain_diffasr.decoders.language_id import NO_TABLE, TEMPERATURE
 from speechbrain_diffasr.evaluation.selection import first_rows, usable_rows
 from speechbrain_diffasr.inference import check_device
@@ -65,7 +65,10 @@ def reading_scores(asr, table, audio):
     decoder = asr.mods.decoder
     blank = decoder.prompt.tokenizer.token_id(decoder.prompt.slot_token)
     weights = table.weights()
-    readings = [greedy_tokens(decoder.model.logits(row[None]), blank)[0] for row in audio]
+    whole = torch.ones(1)
+    readings = [
+        ctc_greedy_decode(decoder.model.logits(row[None]), whole, blank)[0] for row in audio
+    ]
     return np.array([weights[tokens].sum(dim=0).tolist() for tokens in readings])
 
 

@@ -228,7 +228,7 @@ FULL = """
 import resource, sys
 sys.path[:0] = {paths}
 from test_cli import Recognizer, cli
-cli.load_model = lambda *args: Recognizer()
+cli.common.load_model = lambda *args: Recognizer()
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 sys.exit(cli.main(["transcribe", "--manifest", "in", "--output", "out", "--format", "json"]))
 """

@@ -43,7 +43,7 @@ class Unhurried(Recognizer):
             time.sleep(0.002)
             yield result
 
-cli.load_model = lambda *args: Unhurried()
+cli.common.load_model = lambda *args: Unhurried()
 for line in sys.stdin:
     manifest, output = line.split()
     pid = os.fork()

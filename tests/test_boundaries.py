@@ -14,7 +14,7 @@ from speechbrain.inference.VAD import VAD
 from speechbrain_diffasr.dataio import load_audio
 from speechbrain_diffasr.segmentation import Region, SileroVAD, read_boundaries, read_rttm
 from speechbrain_diffasr.segmentation.boundaries import regions_from_tensor
-from speechbrain_diffasr.utils.errors import BoundaryError
+from speechbrain_diffasr.utils.errors import BoundaryError, MissingPackageError
 
 RATE = 16000
 HOP = 160
@@ -268,5 +268,5 @@ def test_silero_needs_no_network_and_keeps_the_threads():
 
 def test_without_silero_there_is_a_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "silero_vad", None)
-    with pytest.raises(BoundaryError, match="not installed; pip install silero-vad, or"):
+    with pytest.raises(MissingPackageError, match="not installed; pip install silero-vad, or"):
         SileroVAD()

@@ -14,8 +14,10 @@ import soundfile
 from speechbrain_diffasr import AudioError, Segment, Transcript, Word, cli
 from speechbrain_diffasr.dataio import load_audio
 from speechbrain_diffasr.segmentation import Region
+from speechbrain_diffasr.segmentation.boundaries import as_turns
 from speechbrain_diffasr.transcripts.schema import FORMAT, VERSION
 from speechbrain_diffasr.utils import atomic as files
+from speechbrain_diffasr.utils.errors import BoundaryError
 
 
 class Recognizer:
@@ -37,7 +39,12 @@ class Recognizer:
         languages, steps = options.language, options.steps
         for index in reversed(range(len(paths))):
             try:
+                if options.turns is not None:
+                    as_turns(options.turns, paths[index])
                 wav = load_audio(paths[index], self.sample_rate, self.max_seconds)
+            except BoundaryError as error:
+                yield index, AudioError.of(paths[index], error)
+                continue
             except AudioError as error:
                 yield index, error
                 continue

@@ -16,7 +16,7 @@ PATHS = [str(MODEL.parents[1]), str(Path(__file__).parent)]
 FAKE = """
 import sys; sys.path[:0] = {paths}
 from test_cli import Recognizer, cli
-cli.load_model = lambda *args: Recognizer()
+cli.common.load_model = lambda *args: Recognizer()
 sys.exit(cli.main(["transcribe", *{options}]))
 """
 

@@ -14,11 +14,13 @@ import pytest
 import soundfile
 import torch
 from hostile_page import HOSTILE, hostile_explanation, hostile_tokenizer
+from speechbrain.decoders.ctc import ctc_greedy_decode
 
 from speechbrain_diffasr import DiffusionASR, cli, default_model
 from speechbrain_diffasr.cli.explain import add_explain
+from speechbrain_diffasr.cli.main import Parser
 from speechbrain_diffasr.decoders import Draft
-from speechbrain_diffasr.decoders.ctc import greedy_tokens, read_pieces
+from speechbrain_diffasr.decoders.ctc import read_pieces
 from speechbrain_diffasr.lobes import Tokenizer
 from speechbrain_diffasr.lobes.output_layer import Head
 from speechbrain_diffasr.visualization import Recorder, explain, write_page
@@ -138,7 +140,7 @@ def test_ctc_pieces_are_the_greedy_reading():
     audio = torch.randn(150, 8)
     pieces = read_pieces(audio, head, blank=0, frame=0.08, duration=10.03)
     logits = 3.0 * torch.tanh(audio[:126] @ head.weight.T / 3.0)  # 126 frames begin before 10.03 s
-    assert [piece.token for piece in pieces] == greedy_tokens(logits[None], blank=0)[0]
+    assert [piece.token for piece in pieces] == ctc_greedy_decode(logits[None], torch.ones(1), 0)[0]
     best = logits.softmax(-1).max(-1).values
     for piece in pieces:
         first, last = round(piece.start / 0.08), round(piece.end / 0.08 + 0.3)
@@ -241,8 +243,8 @@ def test_tokens_are_told_apart():
 def command(asr, monkeypatch, tmp_path):
     monkeypatch.setattr(cli.common, "load_model", lambda source, device, verbose: asr)
     monkeypatch.chdir(tmp_path)
-    parser = cli._Parser(prog="diffasr")
-    add_explain(parser.add_subparsers(), cli.add_model_options)
+    parser = Parser(prog="diffasr")
+    add_explain(parser.add_subparsers(), cli.common.add_model_options)
 
     def run(*arguments):
         args = parser.parse_args(["explain", *map(str, arguments)])

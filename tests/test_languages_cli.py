@@ -94,7 +94,7 @@ def test_a_model_that_can_take_none_is_refused(folder, random_model, tmp_path, c
         (line,) = capsys.readouterr().err.splitlines()
         return line
 
-    assert "nowhere.csv: No such file" in refusal("nowhere.csv", folder)
+    assert "nowhere.csv: cannot be read (No such file" in refusal("nowhere.csv", folder)
     assert "'nowhere' is neither a folder nor OWNER/NAME" in refusal(texts, "nowhere")
     assert "'me/model' is not a folder that a table could be" in refusal(texts, "me/model")
 

@@ -123,7 +123,7 @@ def test_memory_is_that_of_a_process_of_its_own(longform, tmp_path):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--csv", "nowhere.csv"], "nowhere.csv: No such file"),
+        (["--csv", "nowhere.csv"], "nowhere.csv: cannot be read"),
         (["--samples", "nowhere"], "nowhere: no WAV files with texts beside them"),
         (["--csv", "TABLE", "--longest", "0.01"], "no utterances that can be used"),
         (["--csv", "TABLE", "--samples", "nowhere"], "not allowed with"),

@@ -281,13 +281,6 @@ def test_segments_side_by_side_are_left_as_they_are():
     assert join_overlapping(parts) == parts
 
 
-def test_a_shift_moves_everything_and_changes_nothing_else():
-    segment = Segment.from_words(words_at("one two", 1.0), 0.5, 2.5, "anna", "en")
-    moved = segment.shifted(30.0)
-    assert moved.shifted(-30.0) == segment
-    assert (moved.start, moved.words[1].end) == (30.5, 32.0)
-
-
 def test_a_transcript_is_in_the_order_of_time():
     parts = [Segment(5, 6, "b."), Segment(1, 2, "a."), Segment(7, 8, ""), Segment(8, 9, "c.")]
     transcript = Transcript(parts, 9.0, name="x.wav")

@@ -113,7 +113,10 @@ def test_json_of_a_file_whose_name_is_not_utf8(tmp_path):
 @pytest.mark.parametrize(
     "change, reason",
     [
-        (lambda c: c.update(version=2), "version 2 of the format; this program reads version 1"),
+        (
+            lambda c: c.update(version=3),
+            "version 3 of the format; this program reads version 1 and 2",
+        ),
         (lambda c: c.update(format="x"), "field 'format' is not 'diffasr-transcript'"),
         (lambda c: c.pop("duration"), "no field 'duration'; transcribe again"),
         (lambda c: c["segments"][0].pop("end"), "no field 'end'; transcribe again"),

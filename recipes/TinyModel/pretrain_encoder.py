@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from optimization import load_hparams, load_parts, optimize
 from safetensors.torch import save_file
+from speechbrain.decoders.ctc import ctc_greedy_decode
 from waveforms import WaveformStore, spec_augment
 
-from speechbrain_diffasr.decoders.ctc import greedy_tokens
 from speechbrain_diffasr.inference.pretrained import save_part
 from speechbrain_diffasr.lobes.output_layer import Head
 from speechbrain_diffasr.training import CTCLoss
@@ -125,7 +125,8 @@ def main():
         whisper.eval()
         with torch.no_grad():
             batch = store.batch()
-            tokens = greedy_tokens(projector(whisper(*batch.sig)) @ head.weight.T, blank)
+            logits = projector(whisper(*batch.sig)) @ head.weight.T
+            tokens = ctc_greedy_decode(logits, torch.ones(len(logits)), blank)
         for row, reference in list(zip(tokens, batch.wrd, strict=True))[:8]:
             log(f"{reference} | {model['tokenizer'].decode_ids(row)}")
 

@@ -11,7 +11,7 @@ from speechbrain_diffasr.cli.languages import add_languages
 from speechbrain_diffasr.cli.transcribe import add_transcribe
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise UsageError(f"{message}; see {self.prog} --help")
 
@@ -29,7 +29,7 @@ def build_parser():
     >>> args.steps, args.run.__name__
     (16, 'transcribe')
     """
-    parser = _Parser(prog="diffasr", description="Speech recognition by discrete diffusion.")
+    parser = Parser(prog="diffasr", description="Speech recognition by discrete diffusion.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True

@@ -20,7 +20,13 @@ from speechbrain_diffasr.cli.common import (
 from speechbrain_diffasr.text.display import printable
 from speechbrain_diffasr.transcripts.schema import format_json_list
 from speechbrain_diffasr.transcripts.writers import FORMATS, format_text
-from speechbrain_diffasr.utils.errors import AudioError, BoundaryError, ManifestError, WriterError
+from speechbrain_diffasr.utils.errors import (
+    AudioError,
+    BoundaryError,
+    DiffASRError,
+    ManifestError,
+    WriterError,
+)
 
 TRANSCRIBE = """\
 Writes what is said in audio files of any length.
@@ -355,7 +361,7 @@ def _watcher(args, model, stderr):
 def _stream(model, paths, options, **callbacks):
     try:
         return model.stream_files(paths, options=options, **callbacks)
-    except BoundaryError as err:
+    except DiffASRError as err:
         raise UsageError(f"--segment: {err}") from None
 
 

@@ -7,36 +7,8 @@ from itertools import groupby, pairwise
 import torch
 from torchaudio.functional import forced_align, merge_tokens
 
-from speechbrain_diffasr.lobes.output_layer import token_log_probs
+from speechbrain_diffasr.lobes.output_layer import head_logits, token_log_probs
 from speechbrain_diffasr.lobes.whisper import MEL_FRAMES_PER_FRAME
-
-
-def greedy_tokens(logits, blank):
-    """The most probable token of each frame, repetitions and blanks dropped.
-
-    Arguments
-    ---------
-    logits : torch.Tensor
-        [B, T, V].
-    blank : int
-        Index of the blank.
-
-    Returns
-    -------
-    tokens : list of list of int
-        Of each utterance.
-
-    Example
-    -------
-    >>> best = torch.tensor([[0, 3, 3, 0, 3, 2]])
-    >>> greedy_tokens(torch.nn.functional.one_hot(best, 4).float(), blank=0)
-    [[3, 3, 2]]
-    """
-    best = logits.argmax(dim=-1)  # [B, T]
-    new = torch.ones_like(best, dtype=torch.bool)
-    new[:, 1:] = best[:, 1:] != best[:, :-1]
-    keep = new & (best != blank)
-    return [row[mask].tolist() for row, mask in zip(best, keep, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -263,9 +235,7 @@ def read_pieces(audio, head, blank, frame, duration):
     count = min(max(1, math.ceil(duration / frame)), len(audio))
     scores, best = [], []
     for rows in audio[:count].to(head.weight.dtype).split(CTC_CHUNK):
-        logits = (rows @ head.weight.T).float()  # [chunk, V]
-        if head.softcap is not None:
-            logits = head.softcap * torch.tanh(logits / head.softcap)
+        logits = head_logits(rows, head.weight, head.softcap)  # [chunk, V]
         top = logits.max(dim=-1)
         scores += (top.values - logits.logsumexp(dim=-1)).tolist()
         best += top.indices.tolist()

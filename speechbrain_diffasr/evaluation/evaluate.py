@@ -13,6 +13,7 @@ from speechbrain_diffasr.evaluation.metrics import ErrorRates
 from speechbrain_diffasr.evaluation.selection import first_rows, mismatch, usable_rows
 from speechbrain_diffasr.text.normalizers import NORMALIZERS, make_normalizer
 from speechbrain_diffasr.utils.atomic import write_atomically
+from speechbrain_diffasr.utils.environment import hardware, versions
 from speechbrain_diffasr.utils.errors import AudioError
 
 
@@ -257,8 +258,8 @@ def evaluate_csvs(
     report = {
         "model": str(model_name),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": reporting.hardware(model.device),
-        "versions": reporting.versions(),
+        "hardware": hardware(model.device),
+        "versions": versions(),
         "batch_size": batch_size,
         "seed": seed,
         "language": language,

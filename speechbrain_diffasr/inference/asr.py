@@ -38,6 +38,7 @@ class DiffusionASR(EncoderDecoderASR):
 
     Example
     -------
+    >>> from speechbrain_diffasr import DiffusionASR, default_model
     >>> asr = DiffusionASR.from_hparams(source=default_model())
     >>> sample = Path(default_model()) / "samples" / "en_1.wav"
     >>> asr.transcribe_file(sample) == sample.with_suffix(".txt").read_text().strip()

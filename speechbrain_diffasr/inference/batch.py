@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechbrain_diffasr.dataio.header import read_header
+from speechbrain_diffasr.dataio.header import file_seconds
 from speechbrain_diffasr.inference.manifest import output_names
 from speechbrain_diffasr.transcripts.writers import file_ending, write_transcript
 from speechbrain_diffasr.utils.atomic import remove_leftovers, write_atomically
@@ -207,7 +207,7 @@ class BatchJob:
         ):
             group, total = [], 0.0
             for index in part:
-                duration = _duration(self.items[index].path)
+                duration = file_seconds(self.items[index].path)
                 if group and total + duration > seconds:
                     yield group
                     group, total = [], 0.0
@@ -355,14 +355,6 @@ def _append(path, content):
             if file.read(1) != b"\n":
                 file.write(b"\n")
         file.write(_json_line(content).encode())
-
-
-def _duration(path):
-    try:
-        header = read_header(path)
-    except AudioError:
-        return 0.0
-    return header.frames / header.samplerate
 
 
 def _state(path):

@@ -14,16 +14,15 @@ import os
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
 
-import soundfile
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_diffasr.dataio.audio import AudioStream, load_audio
-from speechbrain_diffasr.dataio.header import file_name
+from speechbrain_diffasr.dataio.header import file_seconds
 from speechbrain_diffasr.decoders.language_id import FoundLanguage, identify_language
 from speechbrain_diffasr.decoders.queueing import Queue, Utterance
 from speechbrain_diffasr.segmentation.boundaries import as_regions, as_turns
-from speechbrain_diffasr.segmentation.levels import find_sound, is_silent, quietest_point
+from speechbrain_diffasr.segmentation.levels import find_sound, quietest_point
 from speechbrain_diffasr.segmentation.regions import Region
 from speechbrain_diffasr.segmentation.segmenter import MARGIN, Segmenter
 from speechbrain_diffasr.segmentation.turns import flatten_turns
@@ -362,7 +361,7 @@ class WindowCutter:
                 try:
                     for window, wav in self._windows(file):
                         if file.plan.overlapping:
-                            if is_silent(wav):
+                            if not wav.any():
                                 continue
                             window, wav = self._without_silence(window, wav)
                         file.waiting += 1
@@ -548,18 +547,8 @@ def longest_first(paths, window=SORTED_TOGETHER):
     """
     for start in range(0, len(paths), window):
         part = range(start, min(start + window, len(paths)))
-        durations = {index: _duration(paths[index]) for index in part}
+        durations = {index: file_seconds(paths[index]) for index in part}
         yield from sorted(part, key=lambda index: -durations[index])
-
-
-def _duration(path):
-    # A named pipe would be waited for.
-    if not os.path.isfile(path):
-        return 0.0
-    try:
-        return soundfile.info(file_name(path)).duration
-    except (OSError, RuntimeError, TypeError):
-        return 0.0
 
 
 def broadcast(name, value, batch):

@@ -85,7 +85,7 @@ class _TokenLogProbs(torch.autograd.Function):
         norms = torch.empty((ids.shape[0], 1), dtype=dtype, device=hidden.device)
         for start in range(0, ids.shape[0], chunk_size):
             rows = slice(start, start + chunk_size)
-            logits = _logits(hidden[rows], weight, softcap, dtype)
+            logits = head_logits(hidden[rows], weight, softcap, dtype)
             norms[rows] = logits.logsumexp(dim=-1, keepdim=True)
             # Both terms come from the same product: in bf16 another one would round
             # differently, by up to 0.1 nat, and probabilities would exceed one.
@@ -104,7 +104,7 @@ class _TokenLogProbs(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=norms.dtype) if for_weight else None
         for start in range(0, ids.shape[0], ctx.chunk_size):
             rows = slice(start, start + ctx.chunk_size)
-            logits = _logits(hidden[rows], weight, ctx.softcap, norms.dtype)
+            logits = head_logits(hidden[rows], weight, ctx.softcap, norms.dtype)
             grad_logits = (logits - norms[rows]).exp_()
             grad_logits.mul_(-grad[rows].sum(dim=-1, keepdim=True))
             grad_logits.scatter_add_(-1, ids[rows], grad[rows])
@@ -121,8 +121,25 @@ class _TokenLogProbs(torch.autograd.Function):
         return grad_hidden, grad_weight, None, None, None
 
 
-def _logits(hidden, weight, softcap, dtype):
-    """Softcapped logits [n, V] in dtype; the product itself in that of hidden."""
+def head_logits(hidden, weight, softcap, dtype=torch.float32):
+    """What an output layer makes of some hidden states.
+
+    Arguments
+    ---------
+    hidden : torch.Tensor
+        [N, D].
+    weight : torch.Tensor
+        Of the output layer, [V, D].
+    softcap : float or None
+        Of the logits.
+    dtype : torch.dtype
+        Of the logits; the product itself is in that of hidden. Default: float32.
+
+    Returns
+    -------
+    logits : torch.Tensor
+        [N, V]; not for a backward pass.
+    """
     logits = (hidden @ weight.T).to(dtype)
     if softcap is not None:
         logits.div_(softcap).tanh_().mul_(softcap)

@@ -2,6 +2,7 @@
 
 import math
 from array import array
+from collections import deque
 
 import torch
 
@@ -56,9 +57,7 @@ def find_pauses(wav, sample_rate, shortest=0.1, below_loudest=BELOW_LOUDEST_DB):
     padded = torch.nn.functional.pad(wav.detach().float().cpu(), (size // 2, size - size // 2))
     power = padded.unfold(0, size, hop).square().mean(dim=1)  # [number of windows]
     levels = 10 * power.clamp(min=10 ** (SILENCE_DB / 10)).log10()
-    quietest, loudest = levels.quantile(torch.tensor([0.02, 0.95])).tolist()
-    threshold = min(quietest + ABOVE_QUIETEST_DB, loudest - CONTRAST_DB)
-    threshold = max(threshold, loudest - below_loudest, SILENCE_DB)
+    threshold = max(_silence_level(levels, CONTRAST_DB, below_loudest), SILENCE_DB)
     silent = (levels <= threshold).int()
     changes = torch.nn.functional.pad(silent, (1, 1)).diff().nonzero()[:, 0].view(-1, 2)
     pauses = []
@@ -68,6 +67,30 @@ def find_pauses(wav, sample_rate, shortest=0.1, below_loudest=BELOW_LOUDEST_DB):
         if end - start >= shortest or start == 0 or end == duration:
             pauses.append((start, end))
     return pauses
+
+
+def _silence_level(decibels, contrast, below_loudest=math.inf):
+    """The level up to which an utterance or recording is silent, in dB.
+
+    Arguments
+    ---------
+    decibels : torch.Tensor
+        Levels of its windows, [N].
+    contrast : float
+        Silence is fainter than the loudest 5 % by so many dB at least.
+    below_loudest : float
+        What is fainter than those by more is silent whatever else there is.
+    """
+    # Not quantile(), which takes no more than 16 million values.
+    ordered = decibels.sort().values
+    levels = []
+    for share in (0.02, 0.95):
+        index = share * (len(ordered) - 1)
+        low = int(index)
+        high = min(low + 1, len(ordered) - 1)
+        levels.append(float(torch.lerp(ordered[low], ordered[high], index - low)))
+    quietest, loudest = levels
+    return max(min(quietest + ABOVE_QUIETEST_DB, loudest - contrast), loudest - below_loudest)
 
 
 def find_sound(wav, sample_rate, margin):
@@ -108,51 +131,16 @@ def find_sound(wav, sample_rate, margin):
     return round(start * sample_rate), round(end * sample_rate)
 
 
-# Loudness is averaged over so much when the quietest point is sought: a pause, not a plosive.
-_QUIET_SECONDS = 0.2
-_QUIET_HOP = 0.01  # s
-
-
-def quietest_point(wav, sample_rate):
-    """Finds where a waveform is quietest: in the middle of the 0.2 s of least energy.
-
-    Arguments
-    ---------
-    wav : torch.Tensor
-        [T].
-    sample_rate : int
-        Samples per second.
-
-    Returns
-    -------
-    seconds : float
-        From the beginning of the waveform; its middle if it is shorter than 0.2 s.
-
-    Example
-    -------
-    >>> wav = torch.ones(32000)
-    >>> wav[8000:16000] = 0.01
-    >>> 0.5 < quietest_point(wav, 16000) < 1.0
-    True
-    """
-    size, hop = round(_QUIET_SECONDS * sample_rate), max(1, round(_QUIET_HOP * sample_rate))
-    if len(wav) <= size:
-        return len(wav) / sample_rate / 2
-    energy = wav.detach().float().cpu().square()[None]
-    energy = torch.nn.functional.avg_pool1d(energy, size, hop)[0]  # [number of places]
-    return (int(energy.argmin()) * hop + size / 2) / sample_rate
-
-
 # silero-vad misses faint speech: a recording fainter than the first is given to it again, as
 # loud as the second. Both are levels that are exceeded for a hundredth of the time, but for at
 # least 0.1 s, since a knock at the microphone makes nothing loud, and 1 s suffices.
 _FAINT, _LOUD = 0.05, 0.15
 _LOUD_SHARE, _LOUD_SECONDS = 0.01, (0.1, 1.0)
 
-_LEVEL_HOP = 0.01  # s
-_LEVELS_AVERAGED = 20
-
+# Of a whole recording only what is fainter than its loudest by so many dB is a long silence.
 _SILENT_DB = 30.0
+# Loudness is averaged over so much when the quietest point is sought: a pause, not a plosive.
+_QUIET_SECONDS = 0.2
 
 
 class Levels:
@@ -172,7 +160,7 @@ class Levels:
     """
 
     def __init__(self, sample_rate):
-        self.hop = max(1, round(_LEVEL_HOP * sample_rate))
+        self.hop = max(1, round(LEVEL_HOP * sample_rate))
         self.sample_rate = sample_rate
         self.length = 0
         self.peak = 0.0  # the loudest sample
@@ -215,7 +203,7 @@ class Levels:
 
     def is_faint(self, stream):
         """Whether too little of a file has been loud so far to call it loud."""
-        wanted = _loud_steps(int(stream.seconds / _LEVEL_HOP))
+        wanted = _loud_steps(int(stream.seconds / LEVEL_HOP))
         return int((torch.tensor(self._powers) >= _FAINT**2).sum()) < wanted
 
     def loudest(self, low, high):
@@ -248,10 +236,7 @@ class Levels:
         if not self._powers:
             return [(0.0, duration)] if duration else []
         decibels = 10 * torch.tensor(self._powers).clamp(min=1e-12).log10()
-        # Not quantile(), which takes no more than 16 million values.
-        ordered = decibels.sort().values
-        quietest, loudest = (float(ordered[int(q * (len(ordered) - 1))]) for q in (0.02, 0.95))
-        threshold = min(quietest + ABOVE_QUIETEST_DB, loudest - _SILENT_DB)
+        threshold = _silence_level(decibels, _SILENT_DB)
         silent = torch.nn.functional.pad((decibels <= threshold).int(), (1, 1))
         step, places = self.hop / self.sample_rate, silent.diff().nonzero()[:, 0].view(-1, 2)
         stretches, begin = [], 0.0
@@ -265,34 +250,42 @@ class Levels:
     def quietest(self, low, high):
         """The middle of the quietest 0.2 s between two times."""
         step = self.hop / self.sample_rate
+        averaged = round(_QUIET_SECONDS / LEVEL_HOP)
         levels = torch.tensor(self._powers[int(low / step) : int(high / step)])
-        if len(levels) < _LEVELS_AVERAGED:
+        if len(levels) < averaged:
             return (low + high) / 2
-        energy = torch.nn.functional.avg_pool1d(levels[None], _LEVELS_AVERAGED, 1)[0]
-        return int(low / step) * step + (int(energy.argmin()) + _LEVELS_AVERAGED / 2) * step
+        energy = torch.nn.functional.avg_pool1d(levels[None], averaged, 1)[0]
+        return int(low / step) * step + (int(energy.argmin()) + averaged / 2) * step
 
 
 def _loud_steps(count):
     """How many of so many steps are loud in a loud recording."""
-    fewest, most = (round(seconds / _LEVEL_HOP) for seconds in _LOUD_SECONDS)
+    fewest, most = (round(seconds / LEVEL_HOP) for seconds in _LOUD_SECONDS)
     return min(count, max(fewest, min(most, round(_LOUD_SHARE * count))))
 
 
-def is_silent(wav):
-    """Whether a waveform is digital silence.
+def quietest_point(wav, sample_rate):
+    """Finds where a waveform is quietest: in the middle of the 0.2 s of least energy.
 
     Arguments
     ---------
     wav : torch.Tensor
         [T].
+    sample_rate : int
+        Samples per second.
 
     Returns
     -------
-    silent : bool
+    seconds : float
+        From the beginning of the waveform; its middle if it is shorter than 0.2 s.
 
     Example
     -------
-    >>> is_silent(torch.zeros(100)), is_silent(torch.full((100,), 0.01))
-    (True, False)
+    >>> wav = torch.ones(32000)
+    >>> wav[8000:16000] = 0.01
+    >>> 0.5 < quietest_point(wav, 16000) < 1.0
+    True
     """
-    return not wav.any()
+    levels = Levels(sample_rate)
+    deque(levels.watch([wav.detach().float().cpu()]), maxlen=0)
+    return levels.quietest(0.0, len(wav) / sample_rate)

@@ -16,7 +16,7 @@ from speechbrain_diffasr.segmentation.windows import (
     fixed_windows,
     pack_regions,
 )
-from speechbrain_diffasr.utils.errors import AudioError, BoundaryError
+from speechbrain_diffasr.utils.errors import AudioError, DiffASRError, MissingPackageError
 
 SEGMENTATIONS = ("auto", "vad", "fixed", "none")
 # Heard before and behind what a detector or a diarizer found, since they cut speech short.
@@ -59,6 +59,7 @@ class Segmenter:
 
     Example
     -------
+    >>> import torch
     >>> from speechbrain.dataio import audio_io
     >>> from speechbrain_diffasr.dataio import AudioStream
     >>> from speechbrain_diffasr.segmentation import Region
@@ -89,7 +90,7 @@ class Segmenter:
         self._detectors = threading.local()
         if segmentation == "vad":
             if not self.has_vad:
-                raise BoundaryError(
+                raise DiffASRError(
                     f"segmentation: silero-vad hears {SAMPLE_RATE} Hz and the model {sample_rate}"
                 )
             self._detector()
@@ -184,7 +185,7 @@ class Segmenter:
             return by_vad and not (
                 self._louder(stream, levels) or self._detector()(stream.blocks())
             )
-        except (AudioError, BoundaryError):
+        except (AudioError, MissingPackageError):
             # Who loads it says what is wrong; without a detector that works, it is heard.
             return False
 

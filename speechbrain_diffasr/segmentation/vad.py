@@ -6,7 +6,7 @@ from array import array
 import torch
 
 from speechbrain_diffasr.segmentation.regions import Region
-from speechbrain_diffasr.utils.errors import BoundaryError
+from speechbrain_diffasr.utils.errors import MissingPackageError
 
 SAMPLE_RATE = 16000  # Hz
 FRAME = 512  # samples that the detector takes at once
@@ -30,7 +30,7 @@ class SileroVAD:
 
     Raises
     ------
-    BoundaryError
+    MissingPackageError
         If silero-vad is not installed.
 
     Example
@@ -51,10 +51,10 @@ class SileroVAD:
                 self.model = load_silero_vad()
         except ImportError as err:
             if err.name != "silero_vad":
-                raise BoundaryError(
+                raise MissingPackageError(
                     f"this silero-vad cannot be used ({err}); pip install -U 'silero-vad>=6.2.3'"
                 ) from None
-            raise BoundaryError(
+            raise MissingPackageError(
                 "silero-vad is not installed; pip install silero-vad, or give boundaries of "
                 "another detector, or use fixed windows"
             ) from None

@@ -2,6 +2,8 @@
 
 import unicodedata
 
+import wcwidth
+
 
 def clean_text(text):
     """One line of what can be shown: no control characters, no broken surrogates.
@@ -42,16 +44,10 @@ def text_width(text):
 
     Example
     -------
-    >>> text_width("e\\u0301té"), text_width("你好")
+    >>> text_width("e\u0301té"), text_width("你好")
     (3, 4)
     """
-    return sum(map(_character_width, text))
-
-
-def _character_width(character):
-    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+    return sum(max(0, wcwidth.wcwidth(character)) for character in text)
 
 
 # Invisible characters that join or divide letters of Indic scripts, and nothing else.

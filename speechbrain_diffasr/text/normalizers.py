@@ -3,9 +3,7 @@
 import json
 import unicodedata
 
-# Written without spaces between words: scored by characters, which is how Whisper's paper scores
-# zh, ja, th, lo and my (https://arxiv.org/abs/2212.04356, section 4.4); yue is written like zh.
-CHARACTER_LANGUAGES = ("zh", "yue", "ja", "th", "lo", "my")
+from speechbrain_diffasr.text.spacing import CHARACTER_LANGUAGES
 
 
 def is_scored_by_characters(language):

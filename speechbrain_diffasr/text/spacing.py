@@ -2,12 +2,20 @@
 
 import unicodedata
 
-# Scripts written without spaces, whose characters count as words: Thai, Lao, Burmese, Khmer,
-# kana and Han.
-_UNSPACED = (
-    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3005, 0x3007), (0x3040, 0x30FF),
-    (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF),
+# Scripts written without spaces, by the ranges of their characters: kana and Han, and Thai, Lao,
+# Burmese and Khmer.
+_HAN = (
+    (0x3005, 0x3007), (0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF),
+    (0x20000, 0x3FFFF),
 )  # fmt: skip
+_UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), *_HAN)
+# Kana and Han as a class of characters in a regular expression, without its brackets.
+HAN = "".join(f"{chr(low)}-{chr(high)}" for low, high in _HAN)
+# Languages that are written in them; Latin words in between keep their spaces.
+HAN_LANGUAGES = ("zh", "yue", "ja")
+# Languages that are scored by characters, as Whisper's paper scores zh, ja, th, lo and my
+# (https://arxiv.org/abs/2212.04356, section 4.4); yue is written like zh.
+CHARACTER_LANGUAGES = (*HAN_LANGUAGES, "th", "lo", "my")
 
 
 def join_words(words):
@@ -24,6 +32,7 @@ def join_words(words):
 
     Example
     -------
+    >>> from speechbrain_diffasr import Word
     >>> join_words([Word("你", 0.0, 0.5, 0.9, False), Word("ok", 0.5, 1.0, 0.8, True)])
     '你 ok'
     """

@@ -3,17 +3,16 @@
 import re
 import unicodedata
 
-# Written without spaces; Latin words in between keep theirs.
-HAN_LANGUAGES = ("zh", "yue", "ja")
+from speechbrain_diffasr.text.spacing import HAN, HAN_LANGUAGES
+
 # Where an apostrophe inside a word is a matter of taste (geht's, gehts), it is left out.
 NO_APOSTROPHE_LANGUAGES = ("de", "es")
 
 _APOSTROPHES = str.maketrans(dict.fromkeys("’‘ʼ`´＇", "'"))
 _FULL_WIDTH = re.compile("[\u3000\uff01-\uff5e]+")
-_HAN = "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_HAN_SPACE = re.compile(rf"(?<=[{_HAN}]) +(?=[{_HAN}])")
+_HAN_SPACE = re.compile(rf"(?<=[{HAN}]) +(?=[{HAN}])")
 _HAN_BESIDE_LATIN = re.compile(
-    rf"(?<=[{_HAN}])(?=[a-z\u00df-\u024f])|(?<=[a-z\u00df-\u024f])(?=[{_HAN}])"
+    rf"(?<=[{HAN}])(?=[a-z\u00df-\u024f])|(?<=[a-z\u00df-\u024f])(?=[{HAN}])"
 )
 _POINT_IN_ABBREVIATION = re.compile(r"(?<!\w)([^\W\d_])\.(?=[^\W\d_](?!\w))")
 _LONE_APOSTROPHE = re.compile(r"(?<![^\W_])'|'(?![^\W_])")

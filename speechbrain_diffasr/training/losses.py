@@ -24,6 +24,7 @@ class DiffusionLoss:
 
     Example
     -------
+    >>> from speechbrain_diffasr.lobes.output_layer import Head
     >>> _ = torch.manual_seed(0)
     >>> loss = DiffusionLoss(chunk_size=4)
     >>> hidden, head = torch.randn(2, 6, 8), Head(torch.randn(11, 8), softcap=30.0)
@@ -66,6 +67,7 @@ class AutoregressiveLoss:
 
     Example
     -------
+    >>> from speechbrain_diffasr.lobes.output_layer import Head
     >>> _ = torch.manual_seed(0)
     >>> loss = AutoregressiveLoss(chunk_size=4)
     >>> hidden, head = torch.randn(1, 3, 8), Head(torch.randn(11, 8), softcap=30.0)
@@ -114,6 +116,7 @@ class CTCLoss:
 
     Example
     -------
+    >>> from speechbrain_diffasr.lobes.output_layer import Head
     >>> _ = torch.manual_seed(0)
     >>> ctc = CTCLoss(blank=0)
     >>> embeddings, head = torch.randn(2, 5, 8), Head(torch.randn(11, 8), softcap=30.0)
@@ -190,6 +193,7 @@ def linear_cross_entropy(
 
     Example
     -------
+    >>> from speechbrain_diffasr.lobes.output_layer import Head
     >>> _ = torch.manual_seed(0)
     >>> hidden, weight = torch.randn(5, 8, requires_grad=True), torch.randn(11, 8)
     >>> targets = torch.tensor([3, 1, -100, 10, 0])
@@ -276,6 +280,7 @@ def linear_ctc_loss(
 
     Example
     -------
+    >>> from speechbrain_diffasr.lobes.output_layer import Head
     >>> _ = torch.manual_seed(0)
     >>> hidden, weight = torch.randn(2, 6, 8), torch.randn(11, 8)
     >>> targets, lens = torch.tensor([[4, 4, 2], [7, 1, 9]]), (torch.tensor([6, 5]),

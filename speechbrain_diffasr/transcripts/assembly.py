@@ -155,6 +155,7 @@ def attribute_speakers(segments, turns, max_distance=MAX_DISTANCE):
     Example
     -------
     >>> from speechbrain_diffasr import Word
+    >>> from speechbrain_diffasr.segmentation import Region
     >>> words = [Word("Tea?", 0.2, 0.6, 0.9, False), Word("Please.", 1.1, 1.6, 0.9, True)]
     >>> turns = [Region(0, 1, "anna"), Region(0.9, 2, "ben")]
     >>> parts = attribute_speakers([Segment.from_words(words)], turns)

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from speechbrain_diffasr.text.display import _character_width, clean_text, text_width
+from speechbrain_diffasr.text.display import clean_text, text_width
 from speechbrain_diffasr.text.spacing import join_words, needs_space
 from speechbrain_diffasr.transcripts.types import Word, estimate_words
 
@@ -245,7 +245,7 @@ def _pieces(word, columns):
         return [word]
     parts, used = [""], 0
     for character in word.text:
-        width = _character_width(character)
+        width = text_width(character)
         if used + width > columns:
             parts.append("")
             used = 0

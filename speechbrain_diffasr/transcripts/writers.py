@@ -281,7 +281,7 @@ def file_ending(kind):
     return "txt" if kind == "text" else kind
 
 
-_BY_ENDING = {file_ending(kind): kind for kind in FORMATS}
+_BY_ENDING = {ending: kind for kind in FORMATS for ending in (file_ending(kind), kind)}
 
 
 def _timed_words(transcript):

@@ -130,7 +130,9 @@ def peaks(wav, sample_rate, per_second=PEAKS_PER_SECOND):
 
 
 def _template(name):
-    return (files("speechbrain_diffasr") / "templates" / name).read_text(encoding="utf-8")
+    return (files("speechbrain_diffasr.visualization") / "templates" / name).read_text(
+        encoding="utf-8"
+    )
 
 
 def _policy(*inline):

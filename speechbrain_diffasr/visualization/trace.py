@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 
 from speechbrain_diffasr.decoders.ctc import frame_seconds, read_pieces
-from speechbrain_diffasr.transcripts.alignment import WordAligner
 
 
 @dataclass(frozen=True)
@@ -197,27 +196,7 @@ def explain(asr, wav, language=None, steps=None, seed=None):
         frames=[noise, *recorder.frames],
         tries=recorder.tries,
         text=tokenizer.decode_ids(found.tokens),
-        words=find_words(asr, wav, audio, found),
+        words=asr.aligner([wav], audio, [found.tokens], [found.log_probs])[0],
         pieces=pieces,
         ctc_text=tokenizer.decode_ids([piece.token for piece in pieces]),
     )
-
-
-def find_words(asr, wav, audio, hypothesis):
-    """Words of one utterance with their times and confidence.
-
-    Arguments
-    ---------
-    asr : DiffusionASR
-    wav : torch.Tensor
-        [T].
-    audio : torch.Tensor
-        Projected audio, [1, num_slots, D].
-    hypothesis : Hypothesis
-
-    Returns
-    -------
-    words : list of Word
-    """
-    aligner = WordAligner(asr.mods.encoder, asr.mods.decoder)
-    return aligner([wav], audio, [hypothesis.tokens], [hypothesis.log_probs])[0]
