@@ -11,7 +11,7 @@ import torch
 
 from speechbrain_diffasr import AudioError
 from speechbrain_diffasr.dataio import AudioStream, audio, header, load_audio
-from speechbrain_diffasr.dataio.audio import check_waveform, quiet_decoder
+from speechbrain_diffasr.dataio.audio import check_waveform, silence_mp3_decoder
 from speechbrain_diffasr.dataio.resampling import MAX_TAPS, affordable_rate
 
 
@@ -314,7 +314,7 @@ def test_good_waveforms_pass():
 
 
 def test_the_decoder_is_silenced_for_its_call_only(capfd):
-    with quiet_decoder():
+    with silence_mp3_decoder():
         os.write(2, b"inside")
     os.write(2, b"after")
     assert capfd.readouterr().err == "after"

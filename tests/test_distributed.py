@@ -79,7 +79,9 @@ def test_two_processes_equal_one_with_twice_the_batch(
         for name, before in begin.items():
             moved = (theirs[name] - before).norm()
             compared += int(moved > 0)
-            assert (ours[name] - theirs[name]).norm() <= 1e-3 * moved, name
+            # A weight that hardly moves is rounded to float32 all the same.
+            rounding = torch.finfo(torch.float32).eps * before.abs().max()
+            assert (ours[name] - theirs[name]).norm() <= 1e-3 * moved + rounding, name
     assert compared >= len(load_file(random_model / "projector.safetensors"))
     losses = [
         [float(re.search("train loss: ([0-9.e+-]+)", line)[1]) for line in lines(run)]

@@ -17,6 +17,7 @@ from hostile_page import HOSTILE, hostile_explanation, hostile_tokenizer
 from speechbrain.decoders.ctc import ctc_greedy_decode
 
 from speechbrain_diffasr import DiffusionASR, cli, default_model
+from speechbrain_diffasr.cli.common import UsageError
 from speechbrain_diffasr.cli.explain import add_explain
 from speechbrain_diffasr.cli.main import Parser
 from speechbrain_diffasr.decoders import Draft
@@ -305,7 +306,7 @@ def test_audio_that_cannot_be_transcribed_gets_one_line(command, capfd, audio, o
     ],
 )
 def test_wrong_usage_is_refused(command, options, reason):
-    with pytest.raises(cli.UsageError, match=re.escape(reason)):
+    with pytest.raises(UsageError, match=re.escape(reason)):
         command(SAMPLES / "en_1.wav", *options)
 
 
@@ -316,7 +317,7 @@ def test_a_full_disk_leaves_the_old_page(command, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(cli.UsageError, match=r"cannot write 'page.html': No space left"):
+    with pytest.raises(UsageError, match=r"cannot write 'page.html': No space left"):
         command(SAMPLES / "en_1.wav", "--output", "page.html")
     assert Path("page.html").read_text() == "old"
     assert os.listdir() == ["page.html"]

@@ -11,9 +11,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_diffasr import DiffusionASR, default_model
 from speechbrain_diffasr.decoders import DiffusionSearcher, EntropyBoundSampler, Utterance
-from speechbrain_diffasr.decoders.eager import PlainDenoiser
+from speechbrain_diffasr.decoders.eager import EagerDenoiser
 from speechbrain_diffasr.decoders.fused import FusedDenoiser
-from speechbrain_diffasr.decoders.packing import why_not
+from speechbrain_diffasr.decoders.packing import unsupported_reason
 from speechbrain_diffasr.lobes import DiffusionGemma
 from speechbrain_diffasr.lobes.diffusion_gemma import LORA_TARGETS
 
@@ -108,12 +108,12 @@ def test_fused_predictions_equal_those_of_transformers(adapted):
     sampler = EntropyBoundSampler(canvas_length=CANVAS)
     canvases = sampler.start("abc", [0, 1, 2], 60, lengths=[32, 20, 7])
     temperature, uniforms = torch.tensor([0.8, 0.5, 0.6]), torch.rand(3, CANVAS)
-    rooms = [kind(adapted).open(3, 16, CANVAS) for kind in (PlainDenoiser, FusedDenoiser)]
+    rooms = [kind(adapted).open(3, 16, CANVAS) for kind in (EagerDenoiser, FusedDenoiser)]
     with torch.no_grad():
-        for room in rooms:
-            room.enter(torch.arange(3), adapted.embed(prompts), lengths)
+        for kv_cache in rooms:
+            kv_cache.prefill(torch.arange(3), adapted.embed(prompts), lengths)
         for _ in range(2):  # without self-conditioning, and with it
-            plain, fused = (room(canvases, temperature, uniforms) for room in rooms)
+            plain, fused = (kv_cache(canvases, temperature, uniforms) for kv_cache in rooms)
             for row, length in enumerate(canvases.lengths):
                 for name in ("log_probs", "entropy", "tokens", "proposals"):
                     ours, theirs = getattr(fused, name), getattr(plain, name)
@@ -128,8 +128,8 @@ def test_what_all_prompts_begin_with_is_encoded_once_to_the_same_keys(adapted):
     with torch.no_grad():
         whole = FusedDenoiser(adapted).open(2, 16, CANVAS)
         parts = FusedDenoiser(adapted).open(2, 16, CANVAS, beginning=(7, 8, 9, 10, 11))
-        for room in (whole, parts):
-            room.enter(torch.arange(2), adapted.embed(prompts), torch.tensor([16, 16]))
+        for kv_cache in (whole, parts):
+            kv_cache.prefill(torch.arange(2), adapted.embed(prompts), torch.tensor([16, 16]))
     for one, other in zip(whole.caches, parts.caches, strict=True):
         for tensors in zip(one, other, strict=True):
             torch.testing.assert_close(*(t[:2, :, :16] for t in tensors), rtol=1e-4, atol=1e-4)
@@ -164,7 +164,7 @@ def test_dora_is_left_to_transformers(small_config, prompt, caplog):
         model.model, LoraConfig(r=2, target_modules=LORA_TARGETS, use_dora=True)
     )
     model.has_adapters = True
-    assert "DoRA" in why_not(model.model)
+    assert "DoRA" in unsupported_reason(model.model)
     waiting = utterances(2)
     with caplog.at_level(logging.WARNING):
         found = told(searcher(model, prompt).stream(waiting))

@@ -53,21 +53,21 @@ def probabilities(hidden, head, softcap, temperature):
     return (scaled / temperature.double()[:, None]).log_softmax(dim=-1), logits
 
 
-def check(reading, log_probs, logits, uniforms, edge):
-    """Holds a reading without `soft` against the distribution."""
+def check(predictions, log_probs, logits, uniforms, edge):
+    """Holds a reading without `soft_embedding` against the distribution."""
     probs = log_probs.exp()
     tokens = logits.argmax(dim=-1, keepdim=True)
-    assert torch.equal(reading.tokens, tokens[:, 0])
+    assert torch.equal(predictions.tokens, tokens[:, 0])
     best = log_probs.gather(1, tokens)[:, 0]
-    assert reading.log_probs.dtype == reading.entropy.dtype == torch.float32
+    assert predictions.log_probs.dtype == predictions.entropy.dtype == torch.float32
     torch.testing.assert_close(
-        reading.log_probs.double(), best, rtol=STATISTICS, atol=STATISTICS_NATS
+        predictions.log_probs.double(), best, rtol=STATISTICS, atol=STATISTICS_NATS
     )
     entropy = torch.special.entr(probs).sum(dim=-1)
     torch.testing.assert_close(
-        reading.entropy.double(), entropy, rtol=STATISTICS, atol=STATISTICS_NATS
+        predictions.entropy.double(), entropy, rtol=STATISTICS, atol=STATISTICS_NATS
     )
-    check_proposals(reading.proposals, probs, uniforms, edge)
+    check_proposals(predictions.proposals, probs, uniforms, edge)
 
 
 def check_proposals(proposals, probs, uniforms, edge):
@@ -102,15 +102,17 @@ class TestDefinition:
         device, dtype, tolerance = setting
         hidden, head, temperature, uniforms, embeddings = draw(device, dtype, *size)
         chosen = embeddings if with_embeddings else None
-        reading = vocabulary.read_vocabulary(hidden, head, softcap, temperature, uniforms, chosen)
+        predictions = vocabulary.read_vocabulary(
+            hidden, head, softcap, temperature, uniforms, chosen
+        )
         log_probs, logits = probabilities(hidden, head, softcap, temperature)
-        check(reading, log_probs, logits, uniforms, EDGE[dtype])
+        check(predictions, log_probs, logits, uniforms, EDGE[dtype])
         if with_embeddings:
-            assert reading.soft.dtype == dtype
+            assert predictions.soft_embedding.dtype == dtype
             expected = expected_embeddings(logits, log_probs, embeddings)
-            assert relative_error(reading.soft, expected) <= tolerance
+            assert relative_error(predictions.soft_embedding, expected) <= tolerance
         else:
-            assert reading.soft is None
+            assert predictions.soft_embedding is None
 
     @pytest.mark.parametrize("temperature", [0.01, 100.0])
     @pytest.mark.parametrize("sign", [1.0, -1.0])
@@ -123,11 +125,11 @@ class TestDefinition:
         temperature = torch.full((3,), temperature, device=device)
         for softcap in (SOFTCAP, None):
             arguments = hidden, head, softcap, temperature, uniforms, embeddings
-            reading = vocabulary.read_vocabulary(*arguments)
+            predictions = vocabulary.read_vocabulary(*arguments)
             log_probs, logits = probabilities(*arguments[:4])
             expected = expected_embeddings(logits, log_probs, embeddings)
-            assert relative_error(reading.soft, expected) <= tolerance
-            check_proposals(reading.proposals, log_probs.exp(), uniforms, EDGE[dtype])
+            assert relative_error(predictions.soft_embedding, expected) <= tolerance
+            check_proposals(predictions.proposals, log_probs.exp(), uniforms, EDGE[dtype])
 
     @pytest.mark.parametrize("softcap", [SOFTCAP, None])
     @pytest.mark.parametrize("with_embeddings", [True, False])
@@ -139,14 +141,16 @@ class TestDefinition:
         hidden[:, 0] = torch.linspace(30.0, 60.0, 64)
         temperature = torch.linspace(0.3, 0.8, 64, device=device)
         given = embeddings if with_embeddings else None
-        reading = vocabulary.read_vocabulary(hidden, head, softcap, temperature, uniforms, given)
-        assert (reading.tokens == 1234).all() and (reading.proposals == 1234).all()
+        predictions = vocabulary.read_vocabulary(
+            hidden, head, softcap, temperature, uniforms, given
+        )
+        assert (predictions.tokens == 1234).all() and (predictions.proposals == 1234).all()
         # All others together are less probable than what float32 tells from 1.
-        assert reading.log_probs.abs().max() <= 2**-24
-        assert reading.entropy.abs().max() <= 2**-24
+        assert predictions.log_probs.abs().max() <= 2**-24
+        assert predictions.entropy.abs().max() <= 2**-24
         if with_embeddings:
             expected = embeddings[1234].double().expand(64, -1)
-            assert relative_error(reading.soft, expected) <= tolerance
+            assert relative_error(predictions.soft_embedding, expected) <= tolerance
 
     @pytest.mark.parametrize("temperature", [0.4, 0.3])
     def test_unlikely_logits_keep_their_precision(self, setting, temperature):
@@ -155,10 +159,10 @@ class TestDefinition:
         head[:, 0], hidden[:, 0] = -10.0, 5.0  # logits about -50: at the softcap
         temperature = torch.full((3,), temperature, device=device)
         arguments = hidden, head, SOFTCAP, temperature, uniforms, embeddings
-        reading = vocabulary.read_vocabulary(*arguments)
+        predictions = vocabulary.read_vocabulary(*arguments)
         log_probs, logits = probabilities(*arguments[:4])
         expected = expected_embeddings(logits, log_probs, embeddings)
-        assert relative_error(reading.soft, expected) <= tolerance
+        assert relative_error(predictions.soft_embedding, expected) <= tolerance
 
     @pytest.mark.parametrize("top", [1, 5, 64, 100])
     @pytest.mark.parametrize("size", SIZES)
@@ -166,11 +170,11 @@ class TestDefinition:
         device, dtype, tolerance = setting
         hidden, head, temperature, uniforms, embeddings = draw(device, dtype, *size)
         arguments = hidden, head, SOFTCAP, temperature, uniforms, embeddings
-        reading = vocabulary.read_vocabulary(*arguments, top=top)
+        predictions = vocabulary.read_vocabulary(*arguments, top=top)
         log_probs, logits = probabilities(*arguments[:4])
-        check(reading, log_probs, logits, uniforms, EDGE[dtype])
+        check(predictions, log_probs, logits, uniforms, EDGE[dtype])
         expected = expected_embeddings(logits, log_probs, embeddings, top)
-        assert relative_error(reading.soft, expected) <= tolerance
+        assert relative_error(predictions.soft_embedding, expected) <= tolerance
 
     def test_of_equal_logits_the_first_are_most_probable(self, setting):
         device, dtype, tolerance = setting
@@ -178,11 +182,11 @@ class TestDefinition:
         head[:] = head[0]
         head[[700, 2999]] = head[0] + hidden[:1]
         arguments = hidden[:1], head, SOFTCAP, temperature[:1], uniforms[:1], embeddings
-        reading = vocabulary.read_vocabulary(*arguments, top=40)
-        assert reading.tokens.tolist() == [700]
+        predictions = vocabulary.read_vocabulary(*arguments, top=40)
+        assert predictions.tokens.tolist() == [700]
         log_probs, logits = probabilities(*arguments[:4])
         expected = expected_embeddings(logits, log_probs, embeddings, 40)
-        assert relative_error(reading.soft, expected) <= tolerance
+        assert relative_error(predictions.soft_embedding, expected) <= tolerance
 
     def test_all_tokens_are_the_most_probable_ones(self, setting):
         device, dtype, tolerance = setting
@@ -190,19 +194,22 @@ class TestDefinition:
         arguments = hidden, head, SOFTCAP, temperature, uniforms, embeddings
         exact = vocabulary.read_vocabulary(*arguments)
         for top in (250, 300):
-            reading = vocabulary.read_vocabulary(*arguments, top=top)
-            assert relative_error(reading.soft, exact.soft.double()) <= tolerance
+            predictions = vocabulary.read_vocabulary(*arguments, top=top)
+            assert (
+                relative_error(predictions.soft_embedding, exact.soft_embedding.double())
+                <= tolerance
+            )
 
     @pytest.mark.parametrize("rows_at_once", [1, 3, 7, 100])
     def test_rows_may_be_read_in_blocks(self, setting, rows_at_once):
         device, dtype, tolerance = setting
         hidden, head, temperature, uniforms, embeddings = draw(device, dtype, 7, 2049, 8)
         arguments = hidden, head, SOFTCAP, temperature, uniforms, embeddings
-        reading = vocabulary.read_vocabulary(*arguments, rows_at_once=rows_at_once)
+        predictions = vocabulary.read_vocabulary(*arguments, rows_at_once=rows_at_once)
         log_probs, logits = probabilities(*arguments[:4])
-        check(reading, log_probs, logits, uniforms, EDGE[dtype])
+        check(predictions, log_probs, logits, uniforms, EDGE[dtype])
         expected = expected_embeddings(logits, log_probs, embeddings)
-        assert relative_error(reading.soft, expected) <= tolerance
+        assert relative_error(predictions.soft_embedding, expected) <= tolerance
 
     @pytest.mark.parametrize("deviation", [1.0, 12.0])
     @pytest.mark.parametrize("with_embeddings", [True, False])
@@ -216,11 +223,11 @@ class TestDefinition:
         uniforms = (torch.arange(count, device=device) + 0.5) / count
         temperature = torch.full((count,), 0.8, device=device)
         hidden = hidden.expand(count, -1)
-        reading = vocabulary.read_vocabulary(
+        predictions = vocabulary.read_vocabulary(
             hidden, head, SOFTCAP, temperature, uniforms, embeddings if with_embeddings else None
         )
         log_probs, _ = probabilities(hidden[:1], head, SOFTCAP, temperature[:1])
-        times = reading.proposals.bincount(minlength=2500)
+        times = predictions.proposals.bincount(minlength=2500)
         allowed = 1.001 + 2 * count * EDGE[dtype]
         assert ((times - count * log_probs[0].exp()).abs() <= allowed).all()
 
@@ -232,8 +239,10 @@ class TestDefinition:
         head[[2100, 2101, 3500]] = 1.0
         uniforms = torch.tensor([0.0, 0.5, 1 - 2.0**-24], device=device)
         for given in (embeddings, None):
-            reading = vocabulary.read_vocabulary(hidden, head, None, temperature, uniforms, given)
-            assert reading.proposals.tolist() == [2100, 2101, 3500]
+            predictions = vocabulary.read_vocabulary(
+                hidden, head, None, temperature, uniforms, given
+            )
+            assert predictions.proposals.tolist() == [2100, 2101, 3500]
 
 
 @pytest.mark.gpu
@@ -246,16 +255,16 @@ class TestFullSize:
         arguments = draw("cuda", torch.bfloat16, count, FULL_VOCABULARY, FULL_WIDTH)
         hidden, head, temperature, uniforms, embeddings = arguments
         arguments = head, SOFTCAP, temperature, uniforms, embeddings
-        reading = vocabulary.read_vocabulary(hidden, *arguments, top=top)
+        predictions = vocabulary.read_vocabulary(hidden, *arguments, top=top)
         some = torch.arange(0, count, max(1, count // 32), device="cuda")
         plain = vocabulary.read_vocabulary_plain(
             hidden[some], head, SOFTCAP, temperature[some], uniforms[some], embeddings, top=top
         )
         log_probs, logits = probabilities(hidden[some], head, SOFTCAP, temperature[some])
-        part = vocabulary.Reading(*(field[some] for field in vars(reading).values()))
+        part = vocabulary.Predictions(*(field[some] for field in vars(predictions).values()))
         check(part, log_probs, logits, uniforms[some], EDGE[torch.bfloat16])
         expected = expected_embeddings(logits, log_probs, embeddings, top)
-        assert_as_good_as(plain.soft, part.soft, expected)
+        assert_as_good_as(plain.soft_embedding, part.soft_embedding, expected)
 
     def test_a_cuda_graph_replays_on_new_values(self):
         arguments = draw("cuda", torch.bfloat16, 48, FULL_VOCABULARY, FULL_WIDTH)
@@ -268,7 +277,7 @@ class TestFullSize:
                 )
                 for top in (None, 32)
             ]
-            return [field for reading in readings for field in vars(reading).values()]
+            return [field for predictions in readings for field in vars(predictions).values()]
 
         step()  # compiles
         graph = torch.cuda.CUDAGraph()
@@ -286,10 +295,10 @@ def test_logits_that_are_all_there_are_read_alike():
     generator = torch.Generator().manual_seed(0)
     logits = 5 * torch.randn(2, 3, 1500, generator=generator)
     temperature, uniforms = torch.tensor([0.4, 0.7]), torch.rand(2, 3, generator=generator)
-    reading = vocabulary.read_logits(logits, temperature, uniforms)
-    assert reading.tokens.shape == (2, 3) and reading.soft is None
-    flat = vocabulary.Reading(
-        *(field if field is None else field.flatten() for field in vars(reading).values())
+    predictions = vocabulary.read_logits(logits, temperature, uniforms)
+    assert predictions.tokens.shape == (2, 3) and predictions.soft_embedding is None
+    flat = vocabulary.Predictions(
+        *(field if field is None else field.flatten() for field in vars(predictions).values())
     )
     log_probs = (logits.double() / temperature.double()[:, None, None]).log_softmax(dim=-1)
     check(flat, log_probs.flatten(0, 1), logits.flatten(0, 1), uniforms.flatten(), 1e-5)

@@ -195,7 +195,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(results, arguments, tmp_
         ("--compare=[nothing]", "compare: 'nothing' is none of the conditions all, no_ctc"),
         ("--valid_utterances=1", "valid_utterances: most of 2 utterances have no other"),
         ("--run=all/7", "--run: 'all/7' is none of all/1, no_ctc/1"),
-        ("--data_folder=nowhere", r"nowhere/train\.csv: No such file"),
+        ("--data_folder=nowhere", r"nowhere/train\.csv: cannot be read"),
     ],
 )
 def test_bad_input_is_one_line(arguments, tmp_path, change, message):

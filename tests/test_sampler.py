@@ -9,7 +9,7 @@ from transformers.models.diffusion_gemma.generation_diffusion_gemma import (
 
 from speechbrain_diffasr.decoders import EntropyBoundSampler
 from speechbrain_diffasr.decoders.canvas import draw_noise
-from speechbrain_diffasr.decoders.eager import PlainDenoiser
+from speechbrain_diffasr.decoders.eager import EagerDenoiser
 from speechbrain_diffasr.decoders.fused import FusedDenoiser
 from speechbrain_diffasr.kernels.vocabulary import read_logits
 
@@ -108,7 +108,7 @@ def decode(sampler, predict, seeds, callback=None):
         (6.0, {"entropy_bound": 0.5, "confidence": 0.5, "stable_steps": 2}),
     ],
 )
-@pytest.mark.parametrize("kind", [PlainDenoiser, FusedDenoiser])
+@pytest.mark.parametrize("kind", [EagerDenoiser, FusedDenoiser])
 def test_every_canvas_equals_that_of_transformers(
     small_gemma, monkeypatch, steps, seed, sharpness, settings, kind
 ):
@@ -127,7 +127,7 @@ def test_every_canvas_equals_that_of_transformers(
         assert ours.tokens.tolist() == tokens.tolist()
 
 
-@pytest.mark.parametrize("kind", [PlainDenoiser, FusedDenoiser])
+@pytest.mark.parametrize("kind", [EagerDenoiser, FusedDenoiser])
 def test_an_utterance_does_not_depend_on_its_batch(small_gemma, kind):
     prompts = torch.randint(2, 60, (4, 9), generator=torch.Generator().manual_seed(3))
     sampler = EntropyBoundSampler(
@@ -219,7 +219,7 @@ def test_a_short_canvas_is_denoised_as_if_alone(small_gemma):
     prompts = torch.randint(2, 60, (2, 9), generator=torch.Generator().manual_seed(4))
     sampler = EntropyBoundSampler(steps=5, canvas_length=CANVAS, entropy_bound=4.0, confidence=0)
     results = []
-    for kind, width in ((PlainDenoiser, 7), (FusedDenoiser, 7), (PlainDenoiser, 12)):
+    for kind, width in ((EagerDenoiser, 7), (FusedDenoiser, 7), (EagerDenoiser, 12)):
         room = kind(small_gemma).open(2, 9, width)
         room.enter(torch.arange(2), small_gemma.embed(prompts), torch.tensor([9, 9]))
         lengths = [7, 5]

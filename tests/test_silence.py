@@ -117,7 +117,7 @@ def test_faint_speech_is_heard(tmp_path, silero):
             stream = write_faint(tmp_path / "a.wav", load_audio(sample).numpy(), gain)
             for way in ways(silero, 1):
                 segmenter = Segmenter(HEARD_AT_ONCE, way)
-                assert segmenter.hears_whole(stream) or segmenter.plan(stream).windows
+                assert segmenter.fits_one_window(stream) or segmenter.plan(stream).windows
 
 
 @pytest.mark.parametrize(
@@ -129,19 +129,19 @@ def test_silero_empties_no_speech(tmp_path, gain, noise, knock):
     segmenter = Segmenter(HEARD_AT_ONCE)
     for sample in SAMPLES:
         wave = load_audio(sample).numpy()
-        assert segmenter.hears_whole(write_faint(tmp_path / "a.wav", wave, gain, noise, knock)), (
-            sample.name
-        )
+        assert segmenter.fits_one_window(
+            write_faint(tmp_path / "a.wav", wave, gain, noise, knock)
+        ), sample.name
     alone = np.concatenate([np.zeros(2 * RATE), wave[: RATE // 4], np.zeros(2 * RATE)])
-    assert segmenter.hears_whole(write_faint(tmp_path / "a.wav", alone, 1.0, 1e-4))
+    assert segmenter.fits_one_window(write_faint(tmp_path / "a.wav", alone, 1.0, 1e-4))
 
 
 def test_a_detector_that_does_not_work_empties_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(segmenter.importlib.util, "find_spec", lambda name: "found")
     monkeypatch.setitem(sys.modules, "silero_vad", None)
     wave = load_audio(SAMPLES[0]).numpy()
-    assert Segmenter(HEARD_AT_ONCE).hears_whole(write_faint(tmp_path / "a.wav", wave, 0.01))
-    assert not Segmenter(HEARD_AT_ONCE).hears_whole(write_faint(tmp_path / "a.wav", wave, 0.0))
+    assert Segmenter(HEARD_AT_ONCE).fits_one_window(write_faint(tmp_path / "a.wav", wave, 0.01))
+    assert not Segmenter(HEARD_AT_ONCE).fits_one_window(write_faint(tmp_path / "a.wav", wave, 0.0))
 
 
 def test_a_long_faint_recording_is_heard(tmp_path):

@@ -23,12 +23,20 @@ from speechbrain_diffasr.decoders import Draft
 from speechbrain_diffasr.lobes import Tokenizer
 from speechbrain_diffasr.visualization import CanvasView
 from speechbrain_diffasr.visualization import terminal as watch
-from speechbrain_diffasr.visualization.terminal import clip, watch_files, wrap_tokens
+from speechbrain_diffasr.visualization.terminal import clip, wrap_tokens
 
 SAMPLES = Path(default_model()) / "samples"
 PROMPT = "$ diffasr"
 # Terminals ignore NUL: it marks that all before it has arrived.
 MARK = b"\0"
+
+
+def watch_files(asr, paths, file, steps=None, **options):
+    """Transcribes files one by one and shows the canvas, as the command does with --watch."""
+    max_steps = asr.mods.decoder.sampler.check_steps(steps)
+    with CanvasView(asr.tokenizer, max_steps, file) as view:
+        callbacks = {"callback": view, "on_start": view.start}
+        yield from asr.stream_files(paths, steps=steps, batch_size=1, **callbacks, **options)
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +293,7 @@ def test_a_terminal_that_knows_nothing_gets_plain_lines(tokenizer, terminal, mon
 def test_files_that_are_no_terminal_get_plain_lines(asr):
     file = io.StringIO()
     paths = [SAMPLES / "en_2.wav", "no.wav", SAMPLES / "zh_1.wav"]
-    results = dict(watch_files(asr, paths, steps=4, seed=2, file=file))
+    results = dict(watch_files(asr, paths, file, steps=4, seed=2))
     assert isinstance(results[1], AudioError)
     expected = dict(asr.stream_files(paths, steps=4, seed=2))
     for index in (0, 2):
@@ -301,7 +309,7 @@ def test_files_that_are_no_terminal_get_plain_lines(asr):
 def test_a_stream_of_another_encoding_does_not_fail(asr):
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding="ascii")
-    list(watch_files(asr, [SAMPLES / "hi_1.wav"], file=file))
+    list(watch_files(asr, [SAMPLES / "hi_1.wav"], file))
     assert rb"\u092f\u0939" in raw.getvalue()
 
 

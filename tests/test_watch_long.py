@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 import wcwidth
-from test_watch import PROMPT, terminal, visible  # noqa: F401, terminal is a fixture
+from test_watch import PROMPT, terminal, visible, watch_files  # noqa: F401, terminal is a fixture
 
 from speechbrain_diffasr import AudioError, DiffusionASR, cli, default_model
 from speechbrain_diffasr.dataio import load_audio
-from speechbrain_diffasr.visualization.terminal import watch_files
 
 SAMPLES = Path(default_model()) / "samples"
 RATE = 16000
@@ -43,7 +42,7 @@ def talk(tmp_path_factory):
 def test_of_each_window_its_text_stays(asr, talk, terminal, columns):  # noqa: F811
     path, spans = talk
     screen = terminal(columns)
-    ((_, result),) = watch_files(asr, [path], file=screen.file, boundaries=[spans], max_gap=0.0)
+    ((_, result),) = watch_files(asr, [path], screen.file, boundaries=[spans], max_gap=0.0)
     lines = [line for line in screen.look() if line]
     texts = [segment.text for segment in result.segments]
     assert len(texts) == 3 and all(texts)
@@ -74,7 +73,7 @@ def test_watching_in_windows_changes_no_transcript(asr, talk, tmp_path):
     paths = [SAMPLES / "en_2.wav", "no.wav", path, tmp_path / "silence.wav"]
     for options in ({"words": True}, {"segmentation": "fixed"}, {"max_gap": 9.0}):
         file = io.StringIO()
-        seen = list(watch_files(asr, paths, "en", 4, 3, file, **options))
+        seen = list(watch_files(asr, paths, file, 4, language="en", seed=3, **options))
         assert [index for index, _ in seen] == [0, 1, 2, 3]
         expected = dict(asr.stream_files(paths, "en", 4, 3, **options))
         for index in (0, 2, 3):

@@ -173,22 +173,22 @@ def annotated_clips(path, language, column, split):
         clip_id = f"{session}-{row['id_']}"
         audio = f"raw_audios/original/{session[:4]}/{session}_original.ogg"
         try:
-            stretches = tuple((float(item[0]), float(item[1])) for item in literal_eval(row["vad"]))
+            spans = tuple((float(item[0]), float(item[1])) for item in literal_eval(row["vad"]))
         except (ValueError, TypeError, IndexError, SyntaxError):
-            stretches = ()
-        if not stretches:
+            spans = ()
+        if not spans:
             raise ValueError(
                 f"{path}: vad of {clip_id} is '{row['vad']}', not [[start, stop], ...]; "
                 "download it again"
             )
-        yield make_clip(clip_id, split, audio, language, row[column], row["speaker_id"], stretches)
+        yield make_clip(clip_id, split, audio, language, row[column], row["speaker_id"], spans)
 
 
-def make_clip(clip_id, split, path, language, text, speaker, stretches=()):
+def make_clip(clip_id, split, path, language, text, speaker, spans=()):
     """Makes a clip of what the corpus says; en_accented is English, speakers may be None."""
     lang = language.partition("_")[0]
     speaker = "" if speaker == "None" else speaker
-    return Clip(clip_id, split, path, lang, text, speaker, stretches=stretches)
+    return Clip(clip_id, split, path, lang, text, speaker, spans=spans)
 
 
 if __name__ == "__main__":

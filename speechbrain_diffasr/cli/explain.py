@@ -53,7 +53,7 @@ def explain(args):
     if args.end is not None and args.end <= args.start:
         raise UsageError(f"--end: {args.end:g} s is not behind --start, {args.start:g} s")
     with quiet_libraries(args.verbose):
-        from speechbrain_diffasr.dataio.audio import quiet_decoder
+        from speechbrain_diffasr.dataio.audio import silence_mp3_decoder
         from speechbrain_diffasr.inference.pretrained import default_model
         from speechbrain_diffasr.utils.errors import AudioError
         from speechbrain_diffasr.visualization import trace as recording
@@ -61,7 +61,7 @@ def explain(args):
 
         asr = open_model(args)
         try:
-            with quiet_decoder():
+            with silence_mp3_decoder():
                 wav = load_part(asr, args.audio, args.start, args.end)
         except AudioError as error:
             print(f"diffasr: {error}", file=sys.stderr)

@@ -124,13 +124,13 @@ def transcribe(args):
 
 def _transcribe_files(args, model, options):
     """Transcripts of the files that have one, in order, and the number of the others."""
-    from speechbrain_diffasr.dataio.audio import quiet_decoder
+    from speechbrain_diffasr.dataio.audio import silence_mp3_decoder
 
     results, shown, failures = {}, 0, 0
     hidden = args.watch or None  # None shows the bar only where stderr is a terminal
     brief = {"delay": 1, "leave": False} if len(args.files) == 1 else {}
     with (
-        quiet_decoder() as stderr,
+        silence_mp3_decoder() as stderr,
         tqdm(total=len(args.files), unit="file", disable=hidden, file=stderr, **brief) as bar,
         _watcher(args, model, stderr) as watcher,
     ):
@@ -162,7 +162,7 @@ def _transcribe_files(args, model, options):
 
 def _transcribe_manifest(args):
     """Transcribes a manifest into a folder; stopped or killed, the next call goes on."""
-    from speechbrain_diffasr.dataio.audio import quiet_decoder
+    from speechbrain_diffasr.dataio.audio import silence_mp3_decoder
     from speechbrain_diffasr.inference.batch import FAILURES, BatchJob
     from speechbrain_diffasr.inference.manifest import read_manifest
 
@@ -193,7 +193,7 @@ def _transcribe_manifest(args):
                     _check_languages(items, args, model)
                     group = _BATCHES * args.batch_size * model.max_seconds
                 with (
-                    quiet_decoder() as stderr,
+                    silence_mp3_decoder() as stderr,
                     tqdm(
                         total=len(items), initial=done, unit="file", disable=None, file=stderr
                     ) as bar,

@@ -226,15 +226,15 @@ class AudioStream:
         """
         blocks = self.blocks()
         wav, begin = torch.zeros(0), 0  # the part of the file that is in memory
-        for first, behind in spans:
-            while begin + len(wav) < behind:
+        for start, stop in spans:
+            while begin + len(wav) < stop:
                 block = next(blocks, None)
                 if block is None:
                     raise AudioError.of(self.path, "changed while it was read; try again")
-                known = wav[max(0, first - begin) :]
+                known = wav[max(0, start - begin) :]
                 begin += len(wav) - len(known)
                 wav = torch.cat([known, block])
-            yield wav[first - begin : behind - begin].clone()
+            yield wav[start - begin : stop - begin].clone()
 
     def samples(self):
         """Reads the file at its own sample rate, in shorter blocks: for a quick look.
@@ -325,7 +325,7 @@ def check_waveform(wav, name, max_seconds=None, sample_rate=16000):
 
 
 @contextlib.contextmanager
-def quiet_decoder():
+def silence_mp3_decoder():
     """Silences what the MP3 decoder writes to stderr, past Python.
 
     It turns file descriptor 2 of the whole process, in all threads, so it is for programs that
@@ -338,7 +338,7 @@ def quiet_decoder():
 
     Example
     -------
-    >>> with quiet_decoder() as stderr:
+    >>> with silence_mp3_decoder() as stderr:
     ...     _ = os.write(2, b"Note: Trying to resync...")
     """
     try:

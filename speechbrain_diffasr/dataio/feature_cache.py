@@ -272,5 +272,5 @@ def _fingerprint(encoder):
     for name, tensor in sorted(encoder.state_dict().items()):
         code = zlib.crc32(f"{name} {_checksum(tensor)}".encode(), code)
     dtype = str(next(encoder.parameters()).dtype).removeprefix("torch.")
-    level = "" if encoder.loudest is None else f"-{encoder.loudest:g}"
+    level = "" if encoder.peak_level is None else f"-{encoder.peak_level:g}"
     return f"{dtype}-{encoder.window:g}s{level}-{code:08x}"

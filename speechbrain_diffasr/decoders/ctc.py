@@ -144,17 +144,17 @@ def _align(log_probs, labels, length):
     repeats = sum(a == b for a, b in pairwise(labels))
     forced = num_labels + repeats <= len(log_probs)
     if not forced:
-        edges = [length * place / num_labels for place in range(num_labels + 1)]
+        edges = [length * index / num_labels for index in range(num_labels + 1)]
     elif num_labels:
         # A label that occurs twice is one class, or no blank would be asked for in between.
         classes = torch.tensor([[1 + labels.index(label) for label in labels]])
         path, scores = forced_align(log_probs[None].contiguous(), classes, blank=0)
         spans = merge_tokens(path[0], scores[0])
     starts, ends, best = [], [], []
-    for place in range(num_labels):
-        start, end = (spans[place].start, spans[place].end) if forced else edges[place : place + 2]
+    for index in range(num_labels):
+        start, end = (spans[index].start, spans[index].end) if forced else edges[index : index + 2]
         first = min(math.floor(start), len(log_probs) - 1)
-        frames = log_probs[first : max(math.ceil(end), first + 1), 1 + place]
+        frames = log_probs[first : max(math.ceil(end), first + 1), 1 + index]
         starts.append(min(float(start), length))
         ends.append(min(float(end), length))
         best.append(frames.max().item())
@@ -172,9 +172,9 @@ def _with_blanks(alignment, tokens, blank):
             log_probs.append(alignment.log_probs[place])
             place += 1
             continue
-        behind = alignment.starts[place : place + 1] or alignment.ends[-1:] or [0.0]
-        starts.append(behind[0])
-        ends.append(behind[0])
+        stop = alignment.starts[place : place + 1] or alignment.ends[-1:] or [0.0]
+        starts.append(stop[0])
+        ends.append(stop[0])
         log_probs.append(0.0)
     return Alignment(starts, ends, log_probs, alignment.forced)
 

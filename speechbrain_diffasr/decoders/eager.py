@@ -7,7 +7,7 @@ from speechbrain_diffasr.kernels.vocabulary import read_logits
 from speechbrain_diffasr.lobes.diffusion_gemma import Context
 
 
-class PlainDenoiser:
+class EagerDenoiser:
     """What `FusedDenoiser` is measured against, and what decodes where it cannot.
 
     Arguments
@@ -19,17 +19,17 @@ class PlainDenoiser:
     def __init__(self, gemma):
         self.gemma = gemma
 
-    def open(self, slots, prompt_width, canvas_width, beginning=()):
-        """Makes room for utterances; see `FusedDenoiser.open`."""
+    def allocate(self, slots, prompt_width, canvas_width, beginning=()):
+        """Makes room for utterances; see `FusedDenoiser.allocate`."""
         del slots, beginning
-        return PlainRoom(self.gemma, prompt_width, canvas_width)
+        return EagerCache(self.gemma, prompt_width, canvas_width)
 
     def is_current(self):
         """Always, since nothing is copied; see `FusedDenoiser.is_current`."""
         return True
 
 
-class PlainRoom:
+class EagerCache:
     """Keys, values and logits of the utterances that are decoded together.
 
     Arguments
@@ -47,8 +47,8 @@ class PlainRoom:
         self.logits = {}  # by slot: of the last step
         self.slots, self.context = None, None
 
-    def enter(self, slots, embeddings, lengths):
-        """Encodes the prompts of utterances; see `Room.enter`."""
+    def prefill(self, slots, embeddings, lengths):
+        """Encodes the prompts of utterances; see `KVCache.prefill`."""
         _, context = self.gemma.encode(embeddings, lengths)
         for row, slot in enumerate(slots.tolist()):
             layers = [(layer.keys[row], layer.values[row]) for layer in context.cache.layers]
@@ -57,7 +57,7 @@ class PlainRoom:
         self.slots = None
 
     def __call__(self, canvases, temperature, uniforms):
-        """Predicts all positions of the canvases; see `Room.__call__`."""
+        """Predicts all positions of the canvases; see `KVCache.__call__`."""
         slots = canvases.slots.tolist()
         if slots != self.slots:
             self.slots, self.context = slots, self._gather(slots)

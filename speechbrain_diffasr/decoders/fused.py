@@ -6,9 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from speechbrain_diffasr.decoders.eager import check_window
-from speechbrain_diffasr.decoders.packing import Packer
+from speechbrain_diffasr.decoders.packing import WeightPacker
 from speechbrain_diffasr.kernels.attention import attend, attend_causal
-from speechbrain_diffasr.kernels.common import Reading
+from speechbrain_diffasr.kernels.common import Predictions
 from speechbrain_diffasr.kernels.experts import route, run_experts
 from speechbrain_diffasr.kernels.graphs import Graphs, padded_batch
 from speechbrain_diffasr.kernels.norms import add_norm, combine_norm, gated_gelu, norm, split_heads
@@ -20,7 +20,7 @@ CAPTURED_TOKENS = 4096
 
 
 class FusedDenoiser:
-    """Computes what `PlainDenoiser` does, with few kernels and without waiting.
+    """Computes what `EagerDenoiser` does, with few kernels and without waiting.
 
     Each layer of encoder and decoder is a dozen kernels; keys and values of prompt and canvas lie
     in one place for each utterance, its slot; on a GPU a step is replayed as a CUDA graph.
@@ -50,7 +50,7 @@ class FusedDenoiser:
         core = self.gemma.core.model
         config = self.gemma.core.config.get_text_config()
         self.config, self.eps = config, config.rms_norm_eps
-        packer = Packer(self.dtype, self.fp8_experts)
+        packer = WeightPacker(self.dtype, self.fp8_experts)
         encoder, decoder = core.encoder.language_model, core.decoder
         self.encoder, self.decoder = (
             [packer.layer(*both) for both in zip(half.layers, config.layer_types, strict=False)]
@@ -67,7 +67,7 @@ class FusedDenoiser:
         self.head = packer.same(self.gemma.core.lm_head.weight)
         self._sources = [*packer.sources, *decoder.parameters()]
         self._packed_from = self._state()
-        self._arena, self._rooms, self._beginnings = None, {}, {}
+        self._arena, self._kv_caches, self._beginnings = None, {}, {}
         self.graphs = Graphs()
         self.current = None
 
@@ -79,7 +79,7 @@ class FusedDenoiser:
         first = self._sources[0]
         return sum(p._version for p in self._sources), first.data_ptr(), first.dtype
 
-    def open(self, slots, prompt_width, canvas_width, beginning=()):
+    def allocate(self, slots, prompt_width, canvas_width, beginning=()):
         """Makes room for utterances.
 
         Arguments
@@ -95,12 +95,12 @@ class FusedDenoiser:
 
         Returns
         -------
-        room : Room
+        kv_cache : KVCache
             For one use at a time: opening another one may overwrite it.
         """
         slots = padded_batch(slots)
         key = slots, prompt_width, canvas_width, tuple(beginning)
-        if key not in self._rooms:
+        if key not in self._kv_caches:
             per_slot = (
                 sum(
                     2 * layer.num_kv_heads * layer.head_dim * (prompt_width + canvas_width)
@@ -110,19 +110,19 @@ class FusedDenoiser:
             )
             needed = (slots + 1) * per_slot  # one slot for what fills up a batch
             if self._arena is None or self._arena.numel() < needed:
-                self._rooms, self.current = {}, None
+                self._kv_caches, self.current = {}, None
                 self.graphs.clear()
                 self._arena = None  # freed before the larger one is taken
                 # Masked positions count 0 times: what lies there must not be NaN.
                 self._arena = torch.zeros(needed, dtype=self.dtype, device=self.head.device)
-            self._rooms[key] = Room(self, *key)
-        if self.current is not self._rooms[key]:
-            self.current = self._rooms[key]
-            self.current.take_over()
+            self._kv_caches[key] = KVCache(self, *key)
+        if self.current is not self._kv_caches[key]:
+            self.current = self._kv_caches[key]
+            self.current.restore_prefix()
         return self.current
 
-    def carve(self, shapes):
-        """Tensors in the memory that all rooms share.
+    def views(self, shapes):
+        """Tensors in the memory that all caches share.
 
         Arguments
         ---------
@@ -136,25 +136,25 @@ class FusedDenoiser:
         parts = self._arena[: sum(sizes)].split(sizes)
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
-    def beginning(self, room):
+    def beginning(self, kv_cache):
         """Keys and values of the tokens that all prompts begin with, by layer, [KV, h, d]."""
-        if room.beginning not in self._beginnings:
-            tokens = torch.tensor([room.beginning], device=self.head.device)
+        if kv_cache.beginning not in self._beginnings:
+            tokens = torch.tensor([kv_cache.beginning], device=self.head.device)
             rows = torch.zeros(1, dtype=torch.long, device=self.head.device)
-            self.encode(room, self.gemma.embed(tokens).to(self.dtype), rows, start=0)
-            end = len(room.beginning)
-            self._beginnings[room.beginning] = [
+            self.encode(kv_cache, self.gemma.embed(tokens).to(self.dtype), rows, start=0)
+            end = len(kv_cache.beginning)
+            self._beginnings[kv_cache.beginning] = [
                 (keys[0, :, :end].clone(), values[0, :, :end].clone())
-                for keys, values in room.caches
+                for keys, values in kv_cache.caches
             ]
-        return self._beginnings[room.beginning]
+        return self._beginnings[kv_cache.beginning]
 
-    def encode(self, room, embeddings, rows, start):
+    def encode(self, kv_cache, embeddings, rows, start):
         """Runs the causal encoder, of which only keys and values are kept.
 
         Arguments
         ---------
-        room : Room
+        kv_cache : KVCache
         embeddings : torch.Tensor
             [B, S, D].
         rows : torch.Tensor
@@ -167,11 +167,11 @@ class FusedDenoiser:
         normed = norm(x, self.encoder[0].input_norm, self.eps)
         rotations = {
             sliding: [table[start : start + length].repeat(batch, 1, 1) for table in tables]
-            for sliding, tables in room.rotations.items()
+            for sliding, tables in kv_cache.rotations.items()
         }
         for index, layer in enumerate(self.encoder):
             cos, sin = rotations[layer.sliding]
-            keys, values = room.caches[index]
+            keys, values = kv_cache.caches[index]
             q = self._heads(layer, normed, batch, cos, sin, keys, values, rows, start)
             if index + 1 == len(self.encoder):
                 return rows  # nobody reads what comes out
@@ -179,12 +179,12 @@ class FusedDenoiser:
             following = self.encoder[index + 1].input_norm
             x, normed = self._rest_of_layer(layer, x, mixed, following)
 
-    def denoise(self, room, canvas, rows, canvas_lengths, temperature, uniforms):
+    def denoise(self, kv_cache, canvas, rows, canvas_lengths, temperature, uniforms):
         """One denoising step.
 
         Arguments
         ---------
-        room : Room
+        kv_cache : KVCache
         canvas : torch.Tensor
             [B, C].
         rows : torch.Tensor
@@ -199,31 +199,33 @@ class FusedDenoiser:
         Returns
         -------
         tokens, log_probs, entropy, proposals : torch.Tensor
-            As in `Reading`, [B, C].
+            As in `Predictions`, [B, C].
         """
         batch, length = canvas.shape
-        first = room.prompt_width
-        prompt_lengths = room.prompt_lengths[rows]
+        first = kv_cache.prompt_width
+        prompt_lengths = kv_cache.prompt_lengths[rows]
         positions = prompt_lengths[:, None] + torch.arange(length, device=canvas.device)
-        soft = room.soft[rows].view(batch * length, -1)
-        soft = norm(soft, self.conditioning_norm, self.eps)
-        soft = F.linear(
-            gated_gelu(F.linear(soft, self.conditioning_gate_up)), self.conditioning_down
+        soft_embedding = kv_cache.soft_embedding[rows].view(batch * length, -1)
+        soft_embedding = norm(soft_embedding, self.conditioning_norm, self.eps)
+        soft_embedding = F.linear(
+            gated_gelu(F.linear(soft_embedding, self.conditioning_gate_up)), self.conditioning_down
         )
         embeddings = self.embeddings[canvas.view(-1)] * self.embed_scale
-        x = norm(embeddings + soft, None, self.eps)
+        x = norm(embeddings + soft_embedding, None, self.eps)
         normed = norm(x, self.decoder[0].input_norm, self.eps)
         rotations = {
             sliding: [table[positions] for table in tables]
-            for sliding, tables in room.rotations.items()
+            for sliding, tables in kv_cache.rotations.items()
         }
         norms = [layer.input_norm for layer in self.decoder[1:]] + [self.final_norm]
-        for layer, (keys, values), following in zip(self.decoder, room.caches, norms, strict=True):
+        for layer, (keys, values), following in zip(
+            self.decoder, kv_cache.caches, norms, strict=True
+        ):
             cos, sin = rotations[layer.sliding]
             q = self._heads(layer, normed, batch, cos, sin, keys, values, rows, first)
             mixed = attend(q, keys, values, rows, prompt_lengths, first, canvas_lengths)
             x, normed = self._rest_of_layer(layer, x, mixed, following)
-        reading = read_vocabulary(
+        predictions = read_vocabulary(
             normed,
             self.head,
             self.gemma.softcap,
@@ -232,9 +234,14 @@ class FusedDenoiser:
             self.embeddings,
             top=self.top_tokens,
         )
-        soft = reading.soft * self.embed_scale
-        room.soft.index_copy_(0, rows, soft.view(batch, length, -1))
-        parts = reading.tokens, reading.log_probs, reading.entropy, reading.proposals
+        soft_embedding = predictions.soft_embedding * self.embed_scale
+        kv_cache.soft_embedding.index_copy_(0, rows, soft_embedding.view(batch, length, -1))
+        parts = (
+            predictions.tokens,
+            predictions.log_probs,
+            predictions.entropy,
+            predictions.proposals,
+        )
         return tuple(part.view(batch, length) for part in parts)
 
     def _heads(self, layer, normed, batch, cos, sin, keys, values, rows, start):
@@ -272,7 +279,7 @@ class FusedDenoiser:
 
 
 @dataclass
-class Room:
+class KVCache:
     """Keys, values and self-conditioning of the utterances that are decoded together.
 
     Arguments
@@ -299,27 +306,27 @@ class Room:
         shapes = [(rows, self.canvas_width, denoiser.config.hidden_size)]
         for layer in denoiser.decoder:
             shapes += [(rows, layer.num_kv_heads, width, layer.head_dim)] * 2
-        self.soft, *caches = denoiser.carve(shapes)
+        self.soft_embedding, *caches = denoiser.views(shapes)
         self.caches = list(zip(caches[::2], caches[1::2], strict=True))
-        device = self.soft.device
+        device = self.soft_embedding.device
         self.prompt_lengths = torch.ones(rows, dtype=torch.long, device=device)
         positions = torch.arange(width, device=device)[None]
         self.rotations = {
             name == "sliding_attention": [
-                table[0] for table in denoiser.rotary(self.soft, positions, name)
+                table[0] for table in denoiser.rotary(self.soft_embedding, positions, name)
             ]
             for name in set(denoiser.config.layer_types)
         }
 
-    def take_over(self):
-        """Writes what all prompts begin with over what another room left in the memory."""
+    def restore_prefix(self):
+        """Writes what all prompts begin with over what another cache left in the memory."""
         if self.beginning:
             end = len(self.beginning)
             pairs = zip(self.caches, self.denoiser.beginning(self), strict=True)
             for (keys, values), (k, v) in pairs:
                 keys[:, :, :end], values[:, :, :end] = k, v
 
-    def enter(self, slots, embeddings, lengths):
+    def prefill(self, slots, embeddings, lengths):
         """Encodes the prompts of utterances.
 
         Arguments
@@ -332,9 +339,9 @@ class Room:
             Of the prompts, [B].
         """
         start = len(self.beginning)
-        embeddings = embeddings[:, start:].to(self.soft.dtype)
+        embeddings = embeddings[:, start:].to(self.soft_embedding.dtype)
         self.prompt_lengths[slots] = lengths
-        self.soft[slots] = 0
+        self.soft_embedding[slots] = 0
         length = embeddings.shape[1]
 
         def encode(embeddings, rows):
@@ -363,7 +370,7 @@ class Room:
 
         Returns
         -------
-        reading : Reading
+        predictions : Predictions
             [B, C].
         """
 
@@ -371,15 +378,15 @@ class Room:
             return self.denoiser.denoise(self, *inputs)
 
         def idle(batch):
-            zeros = torch.zeros(batch, self.canvas_width, device=self.soft.device)
+            zeros = torch.zeros(batch, self.canvas_width, device=self.soft_embedding.device)
             ones = zeros.new_ones(batch)
             return [zeros.long(), self._scratch(batch), ones.long(), ones, zeros]
 
         inputs = [canvases.canvas, canvases.slots, canvases.lengths, temperature, uniforms]
-        return Reading(
-            *self.denoiser.graphs(("denoise", id(self)), denoise, inputs, idle), soft=None
+        return Predictions(
+            *self.denoiser.graphs(("denoise", id(self)), denoise, inputs, idle), soft_embedding=None
         )
 
     def _scratch(self, batch):
         """Slots for what fills up a batch."""
-        return torch.full((batch,), self.slots, device=self.soft.device)
+        return torch.full((batch,), self.slots, device=self.soft_embedding.device)

@@ -36,7 +36,7 @@ class PackedLayer:
     scalar: torch.Tensor
 
 
-class Packer:
+class WeightPacker:
     """Collects the weights of a model; what both halves share is made once.
 
     Arguments
@@ -165,7 +165,7 @@ class Packer:
         return self._made[key]
 
 
-def why_not(model):
+def unsupported_reason(model):
     """Says why a model cannot be packed.
 
     Arguments

@@ -362,13 +362,13 @@ class Sampler(ABC):
         old = canvases
         batch = torch.arange(len(old), device=old.canvas.device)
         now = old.taken.clamp(max=steps - 1)
-        reading = predict(old, self.temperature(now, steps), old.noise.uniforms[batch, now])
+        predictions = predict(old, self.temperature(now, steps), old.noise.uniforms[batch, now])
         width = old.canvas.shape[1]
         inside = torch.arange(width, device=batch.device) < old.lengths[:, None]  # [B, C]
-        accepted = self.accept(torch.where(inside, reading.entropy, torch.inf)) & inside
-        new_tokens = torch.where(inside, reading.tokens, 0)
-        canvas = self.renoise(reading.proposals, accepted, old.noise.fresh[batch, now])
-        entropy = torch.where(inside, reading.entropy, 0.0)
+        accepted = self.accept(torch.where(inside, predictions.entropy, torch.inf)) & inside
+        new_tokens = torch.where(inside, predictions.tokens, 0)
+        canvas = self.renoise(predictions.proposals, accepted, old.noise.fresh[batch, now])
+        entropy = torch.where(inside, predictions.entropy, 0.0)
         going = ~old.finished & (old.taken < steps)
         same = (new_tokens == old.tokens).all(dim=-1)
         unchanged = torch.where(same, old.unchanged + 1, 0)
@@ -378,7 +378,7 @@ class Sampler(ABC):
             old,
             canvas=torch.where(row, canvas, old.canvas),
             tokens=torch.where(row, new_tokens, old.tokens),
-            log_probs=torch.where(row, reading.log_probs, old.log_probs),
+            log_probs=torch.where(row, predictions.log_probs, old.log_probs),
             entropy=torch.where(row, entropy, old.entropy),
             taken=old.taken + going,
             unchanged=unchanged,
@@ -393,7 +393,7 @@ class Sampler(ABC):
         ---------
         predict : callable
             Takes `Canvases`, the temperature of each [B] and what tokens are sampled by [B, C];
-            returns a `Reading` of [B, C] for the canvases.
+            returns a `Predictions` of [B, C] for the canvases.
         admit : callable
             Is given the canvases that go on (None at first, or if there are none), and returns
             those to go on with, others among them, or None at the end.

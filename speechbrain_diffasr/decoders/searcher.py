@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from speechbrain_diffasr.decoders.eager import PlainDenoiser
+from speechbrain_diffasr.decoders.eager import EagerDenoiser
 from speechbrain_diffasr.decoders.fused import FusedDenoiser
-from speechbrain_diffasr.decoders.packing import why_not
+from speechbrain_diffasr.decoders.packing import unsupported_reason
 from speechbrain_diffasr.decoders.queueing import Queue, Utterance
 
 # Prompts and canvases are padded to a multiple of so many tokens, so that few shapes are captured.
@@ -123,15 +123,15 @@ class DiffusionSearcher(nn.Module):
 
         Returns
         -------
-        denoiser : FusedDenoiser or PlainDenoiser
+        denoiser : FusedDenoiser or EagerDenoiser
         """
         dtype = _autocast_dtype(self._device()) or self.model.core.dtype
         made_for = self.fused, dtype, self.top_tokens, self.fp8_experts
         if self._denoiser is None or self._made_for != made_for:
             self._denoiser, self._made_for = None, made_for  # frees what was there
-            self._denoiser = PlainDenoiser(self.model)
+            self._denoiser = EagerDenoiser(self.model)
             if self.fused:
-                reason = why_not(self.model.model)
+                reason = unsupported_reason(self.model.model)
                 if reason is None:
                     self._denoiser = FusedDenoiser(self.model, *made_for[1:])
                 else:
@@ -226,14 +226,17 @@ class DiffusionSearcher(nn.Module):
             prompt_width = max(map(self._prompt_width, group))
             canvas_width = max(map(self._canvas_length, group))
             self._check_turn(turn)
-            room = denoiser.open(len(group), prompt_width, canvas_width, self.prompt.beginning)
+            kv_cache = denoiser.allocate(
+                len(group), prompt_width, canvas_width, self.prompt.beginning
+            )
             free = list(range(len(group)))
 
-            def admit(going, room=room, group=group, free=free):
+            def admit(going, kv_cache=kv_cache, group=group, free=free):
                 if going is not None and len(free) < REFILL * len(group):
                     return going
                 entering = queue.take(
-                    len(free), lambda utterance: utterance in group or self._fits(utterance, room)
+                    len(free),
+                    lambda utterance: utterance in group or self._fits(utterance, kv_cache),
                 )
                 if not entering:
                     return going
@@ -242,13 +245,13 @@ class DiffusionSearcher(nn.Module):
                     on_start(utterance)
                 slots = [free.pop() for _ in entering]
                 with torch.autocast(**precision):
-                    new = self._enter(room, entering, slots, steps)
+                    new = self._prefill(kv_cache, entering, slots, steps)
                 return new if going is None else going.join(new)
 
-            def predict(*inputs, room=room):
+            def predict(*inputs, kv_cache=kv_cache):
                 self._check_turn(turn)
                 with torch.autocast(**precision):
-                    return room(*inputs)
+                    return kv_cache(*inputs)
 
             for ended in self.sampler(predict, admit, steps, callback):
                 free += ended.slots.tolist()
@@ -262,13 +265,13 @@ class DiffusionSearcher(nn.Module):
                 "take all results first, or load a second recognizer"
             )
 
-    def _fits(self, utterance, room):
+    def _fits(self, utterance, kv_cache):
         """Whether an utterance can join others without wasting much of a canvas."""
         length = self._canvas_length(utterance)
         width = self._prompt_width(utterance)
-        return length <= room.canvas_width < 2 * length and width <= room.prompt_width
+        return length <= kv_cache.canvas_width < 2 * length and width <= kv_cache.prompt_width
 
-    def _enter(self, room, utterances, slots, steps):
+    def _prefill(self, kv_cache, utterances, slots, steps):
         """Encodes the prompts of utterances and starts their canvases."""
         audio = torch.stack([utterance.audio for utterance in utterances])
         device = audio.device
@@ -278,18 +281,18 @@ class DiffusionSearcher(nn.Module):
         tokens, lengths = self.prompt(
             [utterance.language for utterance in utterances],
             device=device,
-            length=room.prompt_width,
+            length=kv_cache.prompt_width,
             slots=used,
         )
         embeddings = self.prompt.scatter(self.model.embed(tokens), audio, used)
-        room.enter(torch.tensor(slots, device=device), embeddings, lengths)
+        kv_cache.prefill(torch.tensor(slots, device=device), embeddings, lengths)
         return self.sampler.start(
             keys=utterances,
             seeds=[utterance.seed for utterance in utterances],
             vocab_size=self.model.vocab_size,
             steps=steps,
             lengths=[self._canvas_length(utterance) for utterance in utterances],
-            width=room.canvas_width,
+            width=kv_cache.canvas_width,
             slots=slots,
             device=device,
         )

@@ -26,8 +26,8 @@ from speechbrain_diffasr.segmentation.levels import find_sound, quietest_point
 from speechbrain_diffasr.segmentation.regions import Region
 from speechbrain_diffasr.segmentation.segmenter import MARGIN, Segmenter
 from speechbrain_diffasr.segmentation.turns import flatten_turns
-from speechbrain_diffasr.segmentation.windows import MAX_GAP, Plan, Window
-from speechbrain_diffasr.transcripts.assembly import Heard, assemble
+from speechbrain_diffasr.segmentation.windows import MAX_GAP, Window, WindowPlan
+from speechbrain_diffasr.transcripts.assembly import WindowResult, assemble
 from speechbrain_diffasr.utils.errors import AudioError
 from speechbrain_diffasr.utils.parallel import prefetch
 
@@ -134,7 +134,7 @@ class _File:
 
     index: int
     request: Request
-    plan: Plan | None = None
+    plan: WindowPlan | None = None
     source: object = None  # a waveform, or where to read the windows from
     error: AudioError | None = None
     speakers: list | None = None  # turns that say whose words are, and not where speech is
@@ -301,11 +301,11 @@ class FileReader:
                 turns = as_turns(request.turns, request.path, allow_other_name)
                 file.request = request = replace(request, turns=turns)
             regions = self._regions(file, stream)
-            if self.segmenter.hears_whole(stream, regions):
+            if self.segmenter.fits_one_window(stream, regions):
                 limit = self.segmenter.max_seconds
                 file.source = load_audio(request.path, self.segmenter.sample_rate, limit)
                 duration = len(file.source) / self.segmenter.sample_rate
-                file.plan = Plan(duration, (Window(0.0, duration),))
+                file.plan = WindowPlan(duration, (Window(0.0, duration),))
             else:
                 file.source = stream
                 file.plan = self.segmenter.plan(stream, regions)
@@ -499,7 +499,9 @@ class Assembler:
             )
         text = self.asr.tokenizer.decode_ids(hypothesis.tokens)
         file.heard.append(
-            Heard(part.window, text, hypothesis.tokens, hypothesis.steps, words, part.language)
+            WindowResult(
+                part.window, text, hypothesis.tokens, hypothesis.steps, words, part.language
+            )
         )
         file.waiting -= 1
         if self.on_window is not None and not file.is_whole:

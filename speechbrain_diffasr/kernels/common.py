@@ -47,7 +47,7 @@ LOGITS_BYTES = 2**30
 
 
 @dataclass(frozen=True)
-class Reading:
+class Predictions:
     """Predictions for the positions of canvases.
 
     Arguments
@@ -60,7 +60,7 @@ class Reading:
         Of the prediction, in nats.
     proposals : torch.Tensor
         Tokens that were sampled.
-    soft : torch.Tensor or None
+    soft_embedding : torch.Tensor or None
         Expected embedding of the prediction.
     """
 
@@ -68,7 +68,7 @@ class Reading:
     log_probs: torch.Tensor
     entropy: torch.Tensor
     proposals: torch.Tensor
-    soft: torch.Tensor | None = None
+    soft_embedding: torch.Tensor | None = None
 
 
 def rows_within(size, head):

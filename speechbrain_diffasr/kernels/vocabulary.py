@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from speechbrain_diffasr.kernels.common import TILE, Reading, rows_within, use_triton
+from speechbrain_diffasr.kernels.common import TILE, Predictions, rows_within, use_triton
 
 LOGITS_BYTES_PLAIN = 2**24
 
@@ -48,19 +48,19 @@ def read_vocabulary(
 
     Returns
     -------
-    reading : Reading
-        Of [N]; `soft` is [N, D] of the type of `embeddings`, None without them.
+    predictions : Predictions
+        Of [N]; `soft_embedding` is [N, D] of the type of `embeddings`, None without them.
 
     Example
     -------
-    >>> reading = read_vocabulary(
+    >>> predictions = read_vocabulary(
     ...     torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0], [1.0, 1.0]]), softcap=None,
     ...     temperature=torch.tensor([0.5]), uniforms=torch.tensor([0.1]),
     ...     embeddings=torch.tensor([[0.0, 10.0], [1.0, 0.0]]),
     ... )
-    >>> reading.tokens, reading.proposals
+    >>> predictions.tokens, predictions.proposals
     (tensor([1]), tensor([0]))
-    >>> reading.log_probs.exp(), reading.soft
+    >>> predictions.log_probs.exp(), predictions.soft_embedding
     (tensor([0.8808]), tensor([[0.8808, 1.1920]]))
     """
     arguments = hidden, head, softcap, temperature, uniforms, embeddings, rows_at_once, top
@@ -88,7 +88,7 @@ def read_vocabulary_plain(
         _read(F.linear(rows, head), softcap, temperature, uniforms, embeddings, top)
         for rows, temperature, uniforms in blocks
     ]
-    return Reading(
+    return Predictions(
         *(None if parts[0] is None else torch.cat(parts) for parts in zip(*readings, strict=True))
     )
 
@@ -107,22 +107,22 @@ def read_logits(logits, temperature, uniforms):
 
     Returns
     -------
-    reading : Reading
+    predictions : Predictions
         [B, C], without soft embeddings.
 
     Example
     -------
     >>> logits = torch.tensor([[[0.1, 0.2, 0.7]]]).log()
-    >>> reading = read_logits(logits, torch.tensor([1.0]), torch.tensor([[0.25]]))
-    >>> reading.tokens, reading.proposals
+    >>> predictions = read_logits(logits, torch.tensor([1.0]), torch.tensor([[0.25]]))
+    >>> predictions.tokens, predictions.proposals
     (tensor([[2]]), tensor([[1]]))
-    >>> reading.log_probs.exp()
+    >>> predictions.log_probs.exp()
     tensor([[0.7000]])
     """
     batch, length, size = logits.shape
     temperature = temperature[:, None].expand(batch, length).reshape(-1)
     parts = _read(logits.reshape(-1, size), None, temperature, uniforms.reshape(-1))
-    return Reading(*(None if part is None else part.view(batch, length) for part in parts))
+    return Predictions(*(None if part is None else part.view(batch, length) for part in parts))
 
 
 def sample(weights, uniforms):
@@ -171,7 +171,7 @@ def _first_beyond(masses, target):
 
 
 def _read(logits, softcap, temperature, uniforms, embeddings=None, top=None):
-    """The fields of a `Reading`, from logits [N, V] without a softcap."""
+    """The fields of a `Predictions`, from logits [N, V] without a softcap."""
     tokens = logits.argmax(dim=-1, keepdim=True)
     scaled = logits.float()
     if softcap is not None:
@@ -183,13 +183,15 @@ def _read(logits, softcap, temperature, uniforms, embeddings=None, top=None):
     log_total = total.log()
     entropy = log_total - scaled.clamp_(min=LOWEST).mul_(weights).sum(dim=-1) / total
     proposals = sample(weights, uniforms)
-    soft = None
+    soft_embedding = None
     if embeddings is not None:
         if top is not None:
             weights = _only_top(weights, top)
             total = weights.sum(dim=-1)
-        soft = (weights.to(embeddings.dtype) @ embeddings / total[:, None]).to(embeddings.dtype)
-    return tokens[:, 0], -log_total, entropy, proposals, soft
+        soft_embedding = (weights.to(embeddings.dtype) @ embeddings / total[:, None]).to(
+            embeddings.dtype
+        )
+    return tokens[:, 0], -log_total, entropy, proposals, soft_embedding
 
 
 def _only_top(weights, count):

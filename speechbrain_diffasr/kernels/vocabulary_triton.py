@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch.nn import functional as F
 
-from speechbrain_diffasr.kernels.common import LOGITS_BYTES, TILE, Reading, rows_within
+from speechbrain_diffasr.kernels.common import LOGITS_BYTES, TILE, Predictions, rows_within
 
 # Logits that a warp holds.
 ELEMENTS_PER_WARP = 1024
@@ -17,7 +17,7 @@ COLUMNS = 512
 AT_ONCE = 8
 
 
-def embed_top(logits, softcap, temperature, neighbours, embeddings, top, soft):
+def embed_top(logits, softcap, temperature, neighbours, embeddings, top, soft_embedding):
     """Expected embeddings over the most probable tokens of each row.
 
     Arguments
@@ -32,7 +32,7 @@ def embed_top(logits, softcap, temperature, neighbours, embeddings, top, soft):
     embeddings : torch.Tensor [V, D]
     top : int
         Number of tokens, less than V and at most `MAX_TOP`.
-    soft : torch.Tensor [N, D]
+    soft_embedding : torch.Tensor [N, D]
         Is filled.
     """
     count, size = logits.shape
@@ -68,7 +68,14 @@ def embed_top(logits, softcap, temperature, neighbours, embeddings, top, soft):
     width = embeddings.shape[1]
     columns = min(COLUMNS, triton.next_power_of_2(width))
     _embed_kernel[(count, triton.cdiv(width, columns))](
-        tokens, weights, embeddings, soft, D=width, TOP=top, AT_ONCE=AT_ONCE, COLUMNS=columns
+        tokens,
+        weights,
+        embeddings,
+        soft_embedding,
+        D=width,
+        TOP=top,
+        AT_ONCE=AT_ONCE,
+        COLUMNS=columns,
     )
 
 
@@ -156,7 +163,7 @@ def _embed_kernel(
     tokens,
     weights,
     embeddings,
-    soft,
+    soft_embedding,
     D: tl.constexpr,
     TOP: tl.constexpr,
     AT_ONCE: tl.constexpr,
@@ -173,7 +180,7 @@ def _embed_kernel(
         vector = tl.load(embeddings + token * D + column, mask=(i < TOP) & inside, other=0.0)
         total += weight * vector.to(tl.float32)
     total = tl.sum(total, axis=0, keep_dims=True)
-    tl.store(soft + row * D + column, total, mask=inside)
+    tl.store(soft_embedding + row * D + column, total, mask=inside)
 
 
 # Tiles that one program reads.
@@ -212,23 +219,34 @@ def read_vocabulary(
     count = len(hidden)
     rows = rows_at_once or rows_within(LOGITS_BYTES, head)
     rows = triton.cdiv(count, triton.cdiv(count, rows))  # blocks of about the same size
-    reading = Reading(
+    predictions = Predictions(
         tokens=torch.empty(count, dtype=torch.long, device=hidden.device),
         log_probs=hidden.new_empty(count, dtype=torch.float32),
         entropy=hidden.new_empty(count, dtype=torch.float32),
         proposals=torch.empty(count, dtype=torch.long, device=hidden.device),
-        soft=None if embeddings is None else embeddings.new_empty(count, embeddings.shape[1]),
+        soft_embedding=None
+        if embeddings is None
+        else embeddings.new_empty(count, embeddings.shape[1]),
     )
     softcap = None if softcap is None else float(softcap)
     for start in range(0, count, rows):
         block = slice(start, start + rows)
         logits = F.linear(hidden[block], head)
-        _read(logits, softcap, temperature[block], uniforms[block], embeddings, top, reading, block)
+        _read(
+            logits,
+            softcap,
+            temperature[block],
+            uniforms[block],
+            embeddings,
+            top,
+            predictions,
+            block,
+        )
         del logits  # before the next ones are there
-    return reading
+    return predictions
 
 
-def _read(logits, softcap, temperature, uniforms, embeddings, top, reading, block):
+def _read(logits, softcap, temperature, uniforms, embeddings, top, predictions, block):
     """Fills rows `block` of `reading` from logits [R, V], which it may overwrite."""
     count, size = logits.shape
     num_tiles = triton.cdiv(size, TILE)
@@ -274,10 +292,10 @@ def _read(logits, softcap, temperature, uniforms, embeddings, top, reading, bloc
         uniforms,
         tiles,
         places,
-        reading.tokens[block],
-        reading.log_probs[block],
-        reading.entropy[block],
-        reading.proposals[block],
+        predictions.tokens[block],
+        predictions.log_probs[block],
+        predictions.entropy[block],
+        predictions.proposals[block],
         factor,
         V=size,
         TILE=TILE,
@@ -285,9 +303,17 @@ def _read(logits, softcap, temperature, uniforms, embeddings, top, reading, bloc
         PADDED=triton.next_power_of_2(num_tiles),
     )
     if whole:
-        torch.mul(logits @ embeddings, factor[:, None], out=reading.soft[block])
+        torch.mul(logits @ embeddings, factor[:, None], out=predictions.soft_embedding[block])
     elif part:
-        embed_top(logits, softcap, temperature, neighbours, embeddings, top, reading.soft[block])
+        embed_top(
+            logits,
+            softcap,
+            temperature,
+            neighbours,
+            embeddings,
+            top,
+            predictions.soft_embedding[block],
+        )
 
 
 @triton.jit

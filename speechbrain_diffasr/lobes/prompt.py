@@ -80,8 +80,8 @@ class AudioPrompt:
 
     def _around(self, instruction):
         """Tokens before and behind the slots."""
-        before, behind = self.template.format(audio="\0", instruction=instruction).split("\0")
-        return self.tokenizer.encode(before), self.tokenizer.encode(behind)
+        before, stop = self.template.format(audio="\0", instruction=instruction).split("\0")
+        return self.tokenizer.encode(before), self.tokenizer.encode(stop)
 
     def tokens(self, language=None, slots=None):
         """The prompt for one language.
@@ -113,9 +113,9 @@ class AudioPrompt:
                     f"language {language!r} is not known to this model; "
                     f"choose one of {', '.join(self.languages)}, or none"
                 )
-            before, behind = self._around(instruction)
+            before, stop = self._around(instruction)
             middle = [self.tokenizer.token_id(self.slot_token)] * slots
-            self._tokens[language, slots] = before + middle + behind
+            self._tokens[language, slots] = before + middle + stop
         return self._tokens[language, slots]
 
     def __call__(self, languages, transcripts=None, device=None, length=None, slots=None):

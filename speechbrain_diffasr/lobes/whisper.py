@@ -66,7 +66,7 @@ class WhisperEncoder(nn.Module):
             )
         extractor = WhisperFeatureExtractor(feature_size=encoder.config.num_mel_bins)
         self.sample_rate = extractor.sampling_rate
-        self.loudest = loudest
+        self.peak_level = loudest
         self.hop = extractor.hop_length  # samples between two mel frames
         self.n_fft = extractor.n_fft
 
@@ -173,8 +173,8 @@ class WhisperEncoder(nn.Module):
             mels = (self.mel_filters @ power).clamp(min=1e-10).log10()
             loudest = mels.amax(dim=(1, 2), keepdim=True)  # per utterance, not per batch
             features = (torch.maximum(mels, loudest - 8.0) + 4.0) / 4.0
-            if self.loudest is not None:
-                gain = self.loudest - (loudest + 4.0) / 4.0
+            if self.peak_level is not None:
+                gain = self.peak_level - (loudest + 4.0) / 4.0
                 features = features + gain.clamp(max=MAX_GAIN)
             return features
 

@@ -55,7 +55,7 @@ class Clip:
         Default: not known.
     start, stop : float, optional
         Where the clip lies in its recording (seconds). Default: it is the whole file.
-    stretches : tuple of tuple, optional
+    spans : tuple of tuple, optional
         In place of start and stop: several (start, stop) in a recording, which are joined.
     """
 
@@ -67,7 +67,7 @@ class Clip:
     speaker: str = ""
     start: float | None = None
     stop: float | None = None
-    stretches: tuple[tuple[float, float], ...] = ()
+    spans: tuple[tuple[float, float], ...] = ()
 
 
 def list_corpus(
@@ -152,7 +152,7 @@ def list_corpus(
 
     clips = {split: list(items) for split, items in clips.items()}
     cut = any(
-        clip.start is not None or clip.stop is not None or clip.stretches
+        clip.start is not None or clip.stop is not None or clip.spans
         for items in clips.values()
         for clip in items
     )
@@ -238,17 +238,17 @@ class _Lister:
         header = self.check_audio(path)
         end = header.frames / header.samplerate
         stop = end if clip.stop is None else clip.stop
-        stretches = clip.stretches or ((clip.start or 0.0, stop),)
-        for start, stop in stretches:
+        spans = clip.spans or ((clip.start or 0.0, stop),)
+        for start, stop in spans:
             if not 0 <= start < stop <= end + STOP_SLACK:
                 raise _UnusableError(
                     f"outside of its recording ({start:g} to {stop:g} s of {end:.2f} s)"
                 )
-        self._check_length(sum(stop - start for start, stop in stretches))
+        self._check_length(sum(stop - start for start, stop in spans))
         rate = header.samplerate
-        spans = [(round(start * rate), round(stop * rate)) for start, stop in stretches]
-        first = min(begin for begin, _ in spans)
-        last = min(max(end for _, end in spans), header.frames)
+        pieces = [(round(start * rate), round(stop * rate)) for start, stop in spans]
+        first = min(begin for begin, _ in pieces)
+        last = min(max(end for _, end in pieces), header.frames)
         try:
             # One seek in a fresh file: near seeks after a read miss their place in Ogg files
             # (https://github.com/libsndfile/libsndfile/issues/885).
@@ -259,7 +259,7 @@ class _Lister:
             raise _UnusableError(f"damaged ({error.error_string})") from None
         if len(audio) < last - first:
             raise _UnusableError("damaged (ends before the clip does)")
-        audio = np.concatenate([audio[begin - first : end - first] for begin, end in spans])
+        audio = np.concatenate([audio[begin - first : end - first] for begin, end in pieces])
         samples = self.to_mono(torch.from_numpy(audio), rate)  # [T]
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as part:

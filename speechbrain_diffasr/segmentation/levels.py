@@ -61,9 +61,9 @@ def find_pauses(wav, sample_rate, shortest=0.1, below_loudest=BELOW_LOUDEST_DB):
     silent = (levels <= threshold).int()
     changes = torch.nn.functional.pad(silent, (1, 1)).diff().nonzero()[:, 0].view(-1, 2)
     pauses = []
-    for first, behind in changes.tolist():
+    for first, stop in changes.tolist():
         start = max(0.0, (first * hop - size / 2) / sample_rate)
-        end = min(duration, ((behind - 1) * hop + size / 2) / sample_rate)
+        end = min(duration, ((stop - 1) * hop + size / 2) / sample_rate)
         if end - start >= shortest or start == 0 or end == duration:
             pauses.append((start, end))
     return pauses
@@ -155,7 +155,7 @@ class Levels:
     -------
     >>> levels = Levels(16000)
     >>> _ = list(levels.watch([torch.zeros(16000), torch.full((16000,), 0.01)]))
-    >>> levels.length, round(levels.peak, 3), levels.loudest(0.0, 0.9), round(levels.gain, 3)
+    >>> levels.length, round(levels.peak, 3), levels.peak_level(0.0, 0.9), round(levels.gain, 3)
     (32000, 0.01, 0.0, 15.0)
     """
 
@@ -206,7 +206,7 @@ class Levels:
         wanted = _loud_steps(int(stream.seconds / LEVEL_HOP))
         return int((torch.tensor(self._powers) >= _FAINT**2).sum()) < wanted
 
-    def loudest(self, low, high):
+    def peak_level(self, low, high):
         """The loudest sample between two times, to 10 ms."""
         step = self.hop / self.sample_rate
         inside = torch.tensor(self._peaks[int(low / step) : math.ceil(high / step)])
@@ -214,7 +214,7 @@ class Levels:
             inside = torch.cat([inside, self._rest.abs()])
         return float(inside.max()) if len(inside) else 0.0
 
-    def stretches(self, shortest, margin):
+    def spans(self, shortest, margin):
         """What lies between long silences.
 
         Silent is what is at most 6 dB louder than the quietest 2 % of the recording and at least
@@ -239,13 +239,13 @@ class Levels:
         threshold = _silence_level(decibels, _SILENT_DB)
         silent = torch.nn.functional.pad((decibels <= threshold).int(), (1, 1))
         step, places = self.hop / self.sample_rate, silent.diff().nonzero()[:, 0].view(-1, 2)
-        stretches, begin = [], 0.0
+        spans, begin = [], 0.0
         for low, high in (places * step).tolist():
             if high - low >= shortest:
-                stretches.append((begin, min(low + margin, duration)))
+                spans.append((begin, min(low + margin, duration)))
                 begin = high - margin
-        stretches.append((begin, duration))
-        return [(start, end) for start, end in stretches if end - start > 2 * margin]
+        spans.append((begin, duration))
+        return [(start, end) for start, end in spans if end - start > 2 * margin]
 
     def quietest(self, low, high):
         """The middle of the quietest 0.2 s between two times."""

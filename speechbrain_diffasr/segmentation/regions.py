@@ -99,11 +99,11 @@ def pad_regions(regions, margin, duration):
     """
     regions = [region for region in regions if region.start < duration]
     padded = []
-    for place, region in enumerate(regions):
+    for index, region in enumerate(regions):
         start, end = max(0.0, region.start - margin), min(duration, region.end + margin)
-        if place:
-            start = max(start, (regions[place - 1].end + region.start) / 2)
-        if place + 1 < len(regions):
-            end = min(end, (region.end + regions[place + 1].start) / 2)
+        if index:
+            start = max(start, (regions[index - 1].end + region.start) / 2)
+        if index + 1 < len(regions):
+            end = min(end, (region.end + regions[index + 1].start) / 2)
         padded.append(Region(start, end, region.speaker))
     return padded

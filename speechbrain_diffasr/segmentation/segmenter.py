@@ -11,8 +11,8 @@ from speechbrain_diffasr.segmentation.vad import SAMPLE_RATE, SileroVAD
 from speechbrain_diffasr.segmentation.windows import (
     MAX_GAP,
     OVERLAP,
-    Plan,
     Window,
+    WindowPlan,
     fixed_windows,
     pack_regions,
 )
@@ -95,7 +95,7 @@ class Segmenter:
                 )
             self._detector()
 
-    def hears_whole(self, stream, regions=None):
+    def fits_one_window(self, stream, regions=None):
         """Whether a file is one utterance; one without a sound is none.
 
         Arguments
@@ -131,7 +131,7 @@ class Segmenter:
 
         Returns
         -------
-        plan : Plan
+        plan : WindowPlan
 
         Raises
         ------
@@ -150,25 +150,25 @@ class Segmenter:
         duration = levels.length / stream.sample_rate
 
         def is_heard(window):
-            return levels.loudest(window.start, window.end) > stream.noise_floor
+            return levels.peak_level(window.start, window.end) > stream.noise_floor
 
         if regions is None:
             windows = []
-            for start, end in levels.stretches(max(self.max_gap, _LONG_SILENCE), _EDGE):
+            for start, end in levels.spans(max(self.max_gap, _LONG_SILENCE), _EDGE):
                 windows += _fixed_at_pauses(start, end, self.max_seconds, levels)
-            return Plan(duration, tuple(filter(is_heard, windows)), overlapping=True)
-        behind = max((region.end for region in regions), default=0.0)
-        if behind > duration + _BEYOND:
+            return WindowPlan(duration, tuple(filter(is_heard, windows)), overlapping=True)
+        stop = max((region.end for region in regions), default=0.0)
+        if stop > duration + _BEYOND:
             raise AudioError.of(
                 stream.path,
-                f"boundaries reach to {behind:.2f} s, but the audio lasts {duration:.2f} s; "
+                f"boundaries reach to {stop:.2f} s, but the audio lasts {duration:.2f} s; "
                 "they belong to another recording",
             )
         padded = pad_regions(regions, MARGIN, duration)
         # Margins have made the pauses shorter.
         gap = self.max_gap - 2 * MARGIN if self.max_gap else _NO_GAP
         windows = pack_regions(padded, self.max_seconds, gap, levels.quietest)
-        return Plan(duration, tuple(filter(is_heard, windows)), tuple(regions))
+        return WindowPlan(duration, tuple(filter(is_heard, windows)), tuple(regions))
 
     def _is_empty(self, stream):
         """Whether a short file is silent, or is faint and nobody speaks in it."""
@@ -210,11 +210,11 @@ def _fixed_at_pauses(start, end, max_seconds, levels):
 def _at_quiet_edges(windows, levels):
     """Moves the edges of overlapping windows into pauses, as far as what they share allows."""
     starts, ends = [window.start for window in windows], [window.end for window in windows]
-    for place in range(1, len(windows)):
-        low, high = windows[place].start, windows[place - 1].end
+    for index in range(1, len(windows)):
+        low, high = windows[index].start, windows[index - 1].end
         middle = (low + high) / 2
-        starts[place] = levels.quietest(low, middle)
-        ends[place - 1] = levels.quietest(middle, high)
+        starts[index] = levels.quietest(low, middle)
+        ends[index - 1] = levels.quietest(middle, high)
     return [
         Window(start, end, (Region(start, end),)) for start, end in zip(starts, ends, strict=True)
     ]

@@ -34,13 +34,13 @@ def flatten_turns(turns):
     turns = _merged_by_speaker(turns)
     starts = [turn.start for turn in turns]
     ends = [turn.end for turn in turns]
-    for place, turn in enumerate(turns):
-        for other in range(place + 1, len(turns)):
+    for index, turn in enumerate(turns):
+        for other in range(index + 1, len(turns)):
             if turns[other].start >= turn.end:
                 break
             if turns[other].start > turn.start and turns[other].end > turn.end:
                 middle = (turn.end + turns[other].start) / 2
-                ends[place] = min(ends[place], middle)
+                ends[index] = min(ends[index], middle)
                 starts[other] = max(starts[other], middle)
     shared = [
         (start, end, turn.duration, turn.speaker)

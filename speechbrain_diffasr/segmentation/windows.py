@@ -202,13 +202,13 @@ def _overlapping(start, end, max_seconds, overlap):
     duration = end - start
     count = max(1, math.ceil((duration - overlap) / (limit - overlap)))
     size = (duration + (count - 1) * overlap) / count
-    starts = [start + place * (size - overlap) for place in range(count)]
+    starts = [start + index * (size - overlap) for index in range(count)]
     ends = [first + size for first in starts[:-1]]
     return [Region(*both) for both in zip(starts, [*ends, end], strict=True)]
 
 
 @dataclass(frozen=True)
-class Plan:
+class WindowPlan:
     """Which windows of a file are heard.
 
     Arguments

@@ -63,7 +63,7 @@ def split_text(text):
     """
     spans = []
     begins, wordy, unspaced = True, False, False  # of the word that is being read
-    for place, character in enumerate(text):
+    for index, character in enumerate(text):
         if character == " ":
             begins = True
             continue
@@ -72,9 +72,9 @@ def split_text(text):
         alone = any(low <= ord(character) <= high for low, high in _UNSPACED)
         divides = (is_wordy and (alone or unspaced)) or (category in ("Ps", "Pi") and unspaced)
         if begins or (wordy and divides):
-            spans.append((place, place + 1))
+            spans.append((index, index + 1))
             begins, wordy, unspaced = False, False, False
-        spans[-1] = (spans[-1][0], place + 1)
+        spans[-1] = (spans[-1][0], index + 1)
         if is_wordy:
             wordy, unspaced = True, alone
     return spans

@@ -202,9 +202,9 @@ class LanguageModelLosses:
         canvas = []
         parts = (x.split(rows) for x in (guess, temperature, uniforms, fresh))
         for *part, noise in zip(*parts, strict=True):
-            reading = read_logits(*part)
-            accepted = self.sampler.accept(reading.entropy)
-            canvas.append(self.sampler.renoise(reading.proposals, accepted, noise))
+            predictions = read_logits(*part)
+            accepted = self.sampler.accept(predictions.entropy)
+            canvas.append(self.sampler.renoise(predictions.proposals, accepted, noise))
         scaled = (guess / temperature[:, None, None]).to(guess.dtype)
         return torch.cat(canvas), scaled
 

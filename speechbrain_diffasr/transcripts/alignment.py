@@ -63,11 +63,11 @@ def place_edges(spans, pauses, duration, frame, gap_share=0.6):
     ]
     begin = early[-1][1] if early else max(0.0, onsets[0] - LONGEST_REACH)
     edges = []
-    for place, limit in enumerate(limits):
+    for index, limit in enumerate(limits):
         # A word that starts behind its frames lasts at least for one, if there is room.
-        offset = min(max(offsets[place], begin + frame), max(limit, offsets[place]))
-        is_last = place == len(spans) - 1
-        latest = duration if is_last else limits[place + 1] - SHORTEST_WORD
+        offset = min(max(offsets[index], begin + frame), max(limit, offsets[index]))
+        is_last = index == len(spans) - 1
+        latest = duration if is_last else limits[index + 1] - SHORTEST_WORD
         fitting = [
             (start, end)
             for start, end in pauses
@@ -144,9 +144,9 @@ def split_words(tokens, decode):
     """
     text = decode(tokens)
     owners, known = [], 0  # token of each character
-    for place in range(len(tokens)):
-        known = max(known, _common_prefix(decode(tokens[: place + 1]), text))
-        owners += [place] * (known - len(owners))
+    for index in range(len(tokens)):
+        known = max(known, _common_prefix(decode(tokens[: index + 1]), text))
+        owners += [index] * (known - len(owners))
     # Where in its token each character lies; spaces take no time.
     visible = [owner for owner, character in zip(owners, text, strict=True) if character != " "]
     counts = Counter(visible)
@@ -360,7 +360,7 @@ def _is_mute(token, following, decode):
 
 def _common_prefix(one, other):
     """Number of characters that two texts have in common at their beginning."""
-    for place, (a, b) in enumerate(zip(one, other, strict=False)):
+    for index, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
-            return place
+            return index
     return min(len(one), len(other))

@@ -12,7 +12,7 @@ from speechbrain_diffasr.transcripts.types import Segment, Transcript
 
 
 @dataclass(frozen=True)
-class Heard:
+class WindowResult:
     """What was heard in a window.
 
     Arguments
@@ -40,8 +40,8 @@ def assemble(plan, heard, turns=None, language=None, name=None):
 
     Arguments
     ---------
-    plan : Plan
-    heard : list of Heard
+    plan : WindowPlan
+    heard : list of WindowResult
         In any order.
     turns : list of Region, optional
         Who speaks when. Default: the speakers of the windows, if they have any.
@@ -177,9 +177,9 @@ def attribute_speakers(segments, turns, max_distance=MAX_DISTANCE):
             (speaker, [word for _, word in group])
             for speaker, group in groupby(named, key=lambda both: both[0])
         ]
-        for place, (speaker, words) in enumerate(parts):
-            start = segment.start if place == 0 else words[0].start
-            end = segment.end if place == len(parts) - 1 else parts[place + 1][1][0].start
+        for index, (speaker, words) in enumerate(parts):
+            start = segment.start if index == 0 else words[0].start
+            end = segment.end if index == len(parts) - 1 else parts[index + 1][1][0].start
             attributed.append(
                 Segment.from_words(words, start, max(start, end), speaker, segment.language)
             )

@@ -121,8 +121,8 @@ def make_captions(transcript, style=None, label_speakers=False):
             label = Word(f"{clean_text(speaker)}:", start, start, 1.0, False)
             words = [label, replace(words[0], space=True), *words[1:]]
         words = [piece for word in words for piece in _pieces(word, style.max_columns)]
-        for first, behind in _divide(len(words), _caption_costs(words, style)):
-            part = words[first:behind]
+        for first, stop in _divide(len(words), _caption_costs(words, style)):
+            part = words[first:stop]
             times = part[0].start, max(word.end for word in part)
             cut.append((*times, _lines(part, style.max_columns), speaker))
     cut.sort(key=lambda caption: caption[0])
@@ -204,23 +204,23 @@ def _caption_costs(words, style):
 
     def costs(first):
         lines, used = 1, 0
-        for place in range(first, len(words)):
-            word = words[place]
-            if place > first and (
+        for index in range(first, len(words)):
+            word = words[index]
+            if index > first and (
                 word.end - words[first].start > style.max_seconds
-                or word.start - words[place - 1].end > style.max_pause
+                or word.start - words[index - 1].end > style.max_pause
             ):
                 return
-            wider = used + (word.space and used > 0) + widths[place]
+            wider = used + (word.space and used > 0) + widths[index]
             if wider > style.max_columns:
-                lines, wider = lines + 1, widths[place]
+                lines, wider = lines + 1, widths[index]
             used = wider
             if lines > style.max_lines:
                 return
             filled = (lines - 1 + used / style.max_columns) / style.max_lines
             broken = 0.0
-            if place + 1 < len(words):
-                pauses = words[place + 1].start - word.end > _PAUSE
+            if index + 1 < len(words):
+                pauses = words[index + 1].start - word.end > _PAUSE
                 broken = min(_BREAK[_ending(word.text)], _BREAK["pause" if pauses else "word"])
             yield 1 + _EMPTINESS * (1 - filled) ** 2 + broken
 
@@ -231,10 +231,10 @@ def _words(segments):
     """Words of consecutive segments, with the spaces that stand between segments."""
     words = []
     for segment in segments:
-        for place, word in enumerate(estimate_words(segment)):
+        for index, word in enumerate(estimate_words(segment)):
             text = clean_text(word.text)
             if text:
-                space = needs_space(words[-1].text, text) if words and not place else word.space
+                space = needs_space(words[-1].text, text) if words and not index else word.space
                 words.append(replace(word, text=text, space=space and bool(words)))
     return words
 
@@ -264,16 +264,16 @@ def _lines(words, columns):
 
     def costs(first):
         width = 0
-        for place in range(first, len(words)):
-            width += text_width(words[place].text) + (words[place].space and place > first)
+        for index in range(first, len(words)):
+            width += text_width(words[index].text) + (words[index].space and index > first)
             if width > columns:
                 return
-            is_last = place + 1 == len(words)
-            broken = 0.0 if is_last else _BREAK[_ending(words[place].text)]
+            is_last = index + 1 == len(words)
+            broken = 0.0 if is_last else _BREAK[_ending(words[index].text)]
             yield _EXTRA_LINE + (1 - width / columns) ** 2 + broken / 4
 
     return tuple(
-        join_words(words[first:behind]).strip() for first, behind in _divide(len(words), costs)
+        join_words(words[first:stop]).strip() for first, stop in _divide(len(words), costs)
     )
 
 
@@ -285,10 +285,10 @@ def _divide(count, costs):
     """
     best = [0.0] + [math.inf] * count
     starts = [0] * (count + 1)
-    for first in range(count):
-        for behind, cost in enumerate(costs(first), start=first + 1):
-            if best[first] + cost < best[behind]:
-                best[behind], starts[behind] = best[first] + cost, first
+    for start in range(count):
+        for stop, cost in enumerate(costs(start), start=start + 1):
+            if best[start] + cost < best[stop]:
+                best[stop], starts[stop] = best[start] + cost, start
     parts = []
     while count:
         parts.append((starts[count], count))
@@ -299,9 +299,9 @@ def _divide(count, costs):
 def _timed(captions, duration, min_seconds):
     """Captions in whole milliseconds, none before the one before it has ended."""
     timed, free = [], 0
-    for place, (start, end, lines, speaker) in enumerate(captions):
-        is_last = place + 1 == len(captions)
-        limit = _milliseconds(duration if is_last else captions[place + 1][0])
+    for index, (start, end, lines, speaker) in enumerate(captions):
+        is_last = index + 1 == len(captions)
+        limit = _milliseconds(duration if is_last else captions[index + 1][0])
         start = max(_milliseconds(start), free)
         end = max(_milliseconds(end), start + 1)
         if not is_last:

@@ -71,11 +71,11 @@ def _join(left, right, tolerance):
     tolerance = tolerance if timed else max(tolerance, high - low)
     ours, theirs = estimate_words(left), estimate_words(right)
     # What lies further away than the tolerance is in one window only.
-    first = next((i for i, w in enumerate(ours) if _middle(w) >= low - tolerance), len(ours))
-    behind = next((i for i, w in enumerate(theirs) if _middle(w) > high + tolerance), len(theirs))
+    start = next((i for i, w in enumerate(ours) if _middle(w) >= low - tolerance), len(ours))
+    stop = next((i for i, w in enumerate(theirs) if _middle(w) > high + tolerance), len(theirs))
     find = _handover if timed else _untimed_handover
-    keep, skip = find(ours[first:], theirs[:behind], (low + high) / 2, tolerance)
-    keep += first
+    keep, skip = find(ours[start:], theirs[:stop], (low + high) / 2, tolerance)
+    keep += start
     before = ours[keep - 1].end if keep else low
     after = theirs[skip].start if skip < len(theirs) else high
     cut = min(max((before + after) / 2, low), high)
@@ -147,8 +147,8 @@ def _common_words(ours, theirs, tolerance):
         return []
     (i, j), (k, m) = run[-1], run[0]
     before = _common_words(ours[:i], theirs[:j], tolerance)
-    behind = _common_words(ours[k + 1 :], theirs[m + 1 :], tolerance)
-    return before + run[::-1] + [(k + 1 + a, m + 1 + b) for a, b in behind]
+    stop = _common_words(ours[k + 1 :], theirs[m + 1 :], tolerance)
+    return before + run[::-1] + [(k + 1 + a, m + 1 + b) for a, b in stop]
 
 
 def _longest_run(ours, theirs, tolerance):

@@ -222,8 +222,8 @@ def format_textgrid(transcript):
         ]
         lines += ["    xmin = 0.000", f"    xmax = {_seconds(xmax)}"]
         lines += [f"    intervals: size = {len(intervals)}"]
-        for place, (start, end, text) in enumerate(intervals, start=1):
-            lines += [f"      intervals [{place}]:", f"        xmin = {_seconds(start)}"]
+        for index, (start, end, text) in enumerate(intervals, start=1):
+            lines += [f"      intervals [{index}]:", f"        xmin = {_seconds(start)}"]
             lines += [f"        xmax = {_seconds(end)}", f"        text = {_quoted(text)}"]
     return "\n".join(lines) + "\n"
 
