@@ -23,6 +23,8 @@ from speechbrain_diffasr.inference.streaming import (
     broadcast,
 )
 from speechbrain_diffasr.segmentation.boundaries import as_turns
+from speechbrain_diffasr.segmentation.segmenter import Segmenter
+from speechbrain_diffasr.segmentation.windows import MAX_GAP
 from speechbrain_diffasr.transcripts.alignment import WordAligner
 from speechbrain_diffasr.transcripts.types import Segment, Transcript
 from speechbrain_diffasr.utils.environment import check_device
@@ -372,7 +374,11 @@ class DiffusionASR(EncoderDecoderASR):
             options = replace(options, language=self.mods.decoder.language)
         self.mods.decoder.sampler.check_steps(options.steps)
         requests = options.requests(list(paths))
-        return FileStream(self, options, callback, on_start, on_window)(requests)
+        max_gap = options.max_gap
+        if max_gap is None:
+            max_gap = getattr(self.hparams, "max_gap", MAX_GAP)
+        segmenter = Segmenter(self.max_seconds, options.segmentation, self.sample_rate, max_gap)
+        return FileStream(self, segmenter, options, callback, on_start, on_window)(requests)
 
     def _local(self, path, savedir):
         """The path of a file that may have to be fetched."""

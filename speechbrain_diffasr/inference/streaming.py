@@ -24,9 +24,9 @@ from speechbrain_diffasr.decoders.queueing import Queue, Utterance
 from speechbrain_diffasr.segmentation.boundaries import as_regions, as_turns
 from speechbrain_diffasr.segmentation.levels import find_sound, quietest_point
 from speechbrain_diffasr.segmentation.regions import Region
-from speechbrain_diffasr.segmentation.segmenter import MARGIN, Segmenter
+from speechbrain_diffasr.segmentation.segmenter import MARGIN
 from speechbrain_diffasr.segmentation.turns import flatten_turns
-from speechbrain_diffasr.segmentation.windows import MAX_GAP, Window, WindowPlan
+from speechbrain_diffasr.segmentation.windows import Window, WindowPlan
 from speechbrain_diffasr.transcripts.assembly import WindowResult, assemble
 from speechbrain_diffasr.utils.errors import AudioError
 from speechbrain_diffasr.utils.parallel import prefetch
@@ -170,6 +170,7 @@ class FileStream:
     Arguments
     ---------
     asr : DiffusionASR
+    segmenter : Segmenter
     options : DecodingOptions
     callback : callable, optional
         Is given a `Draft` after every denoising step. Default: nothing.
@@ -179,24 +180,15 @@ class FileStream:
     on_window : callable, optional
         Called when a window of a long file is done, with the index of the file, the seconds of it
         that are done, and all its seconds. Default: nothing.
-
-    Raises
-    ------
-    ValueError
-        If an option is wrong.
     """
 
-    def __init__(self, asr, options, callback=None, on_start=None, on_window=None):
-        max_gap = options.max_gap
-        if max_gap is None:
-            max_gap = getattr(asr.hparams, "max_gap", MAX_GAP)
+    def __init__(self, asr, segmenter, options, callback=None, on_start=None, on_window=None):
         self.asr = asr
         self.options = options
         self.callback = callback
         self.on_start = on_start
-        segmenter = Segmenter(asr.max_seconds, options.segmentation, asr.sample_rate, max_gap)
         self.read = FileReader(segmenter, options)
-        self.cut = WindowCutter(asr.sample_rate, options.batch_size)
+        self.cut = WindowCutter(segmenter.sample_rate, options.batch_size)
         self.encode = WindowEncoder(asr, options)
         self.assembler = Assembler(asr, options, on_window)
 
