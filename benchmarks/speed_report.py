@@ -1,10 +1,11 @@
 """What `speed.py` writes: its figures as JSON, as tables, and as a picture."""
 
 import json
-import os
 from pathlib import Path
 
 from common import print_table
+
+from speechbrain_diffasr.utils.atomic import write_atomically
 
 # Colours that the colour-blind can tell apart (https://jfly.uni-koeln.de/color/).
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -82,9 +83,7 @@ def write(result, path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    write_atomically(path, json.dumps(result, indent=1) + "\n")
 
 
 def print_rows(name, rows):

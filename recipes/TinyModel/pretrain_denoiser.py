@@ -11,7 +11,6 @@ With --heard the slots hold what the encoder, its training finished, makes of sp
     python pretrain_denoiser.py pretrain.yaml --data_folder data --heard True
 """
 
-import csv
 import random
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ from pretrain_encoder import make_store
 from safetensors.torch import load_file
 from waveforms import spec_augment
 
+from speechbrain_diffasr.dataio.tables import open_table
 from speechbrain_diffasr.inference.pretrained import save_part
 from speechbrain_diffasr.training.objective import LanguageModelLosses
 
@@ -61,8 +61,8 @@ class DraftStore:
         seed=0,
     ):
         groups = {}
-        with open(path, encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
+        with open_table(path) as rows:
+            for row in rows:
                 groups.setdefault(row["lang"], []).append(row["wrd"])
         # Digits are read in English.
         self.languages = ["en" if name == "digits" else name for name in groups]

@@ -4,11 +4,12 @@ python train_tokenizer.py --csv data/text.csv --output data/tokenizer.json
 """
 
 import argparse
-import csv
 import json
 from collections import defaultdict
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from speechbrain_diffasr.dataio.tables import open_table
 
 SPECIAL_TOKENS = [
     "<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>", "<|audio>", "<audio|>", "<|audio|>",
@@ -85,8 +86,8 @@ def main():
     )
     args = parser.parse_args()
     texts = defaultdict(dict)
-    with open(args.csv, encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
+    with open_table(args.csv) as rows:
+        for row in rows:
             texts[row["lang"]][row["wrd"]] = None
     texts = {language: list(lines) for language, lines in sorted(texts.items())}
     backend = train_tokenizer(texts, args.vocab_size, args.prompt_words)

@@ -1,6 +1,5 @@
 """All waveforms of a corpus in one tensor on the GPU: small models outrun any data loader."""
 
-import csv
 import random
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ import soundfile
 import torch
 from speechbrain.dataio.batch import PaddedData
 from tqdm import tqdm
+
+from speechbrain_diffasr.dataio import read_rows
 
 
 @dataclass
@@ -99,13 +100,11 @@ class WaveformStore(torch.utils.data.IterableDataset):
     ):
         rows = []
         for number, (path, root) in enumerate(zip(csvs, data_roots, strict=True)):
-            with open(path, encoding="utf-8", newline="") as file:
-                for row in csv.DictReader(file):
-                    if float(row["duration"]) * (1 + max_stretch) > window:
-                        continue
-                    row["wav"] = row["wav"].replace("$data_root", str(root))
-                    row["group"] = row["lang"] + (str(number) if number else "")
-                    rows.append(row)
+            for row in read_rows(path, root):
+                if float(row["duration"]) * (1 + max_stretch) > window:
+                    continue
+                row["group"] = row["lang"] + (str(number) if number else "")
+                rows.append(row)
         texts = [row["wrd"] for row in rows]
         tokens = tokenizer.backend(texts, add_special_tokens=False)["input_ids"]
         fitting = [

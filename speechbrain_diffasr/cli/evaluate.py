@@ -7,6 +7,7 @@ from pathlib import Path
 
 from speechbrain_diffasr.cli.common import (
     UsageError,
+    add_model_options,
     check_output,
     open_model,
     quiet_libraries,
@@ -113,14 +114,12 @@ def evaluate(args):
     return int(any(result["skipped"] for result in report["results"]))
 
 
-def add_evaluate(commands, add_model_options):
+def add_evaluate(commands):
     """Adds the subcommand.
 
     Arguments
     ---------
     commands : argparse._SubParsersAction
-    add_model_options : callable
-        Takes the parser and a type for --steps.
     """
     parser = commands.add_parser(
         "evaluate",

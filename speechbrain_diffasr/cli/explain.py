@@ -6,6 +6,7 @@ import sys
 
 from speechbrain_diffasr.cli.common import (
     UsageError,
+    add_model_options,
     check_output,
     open_model,
     quiet_libraries,
@@ -129,14 +130,12 @@ def load_part(asr, path, start=0.0, end=None):
     return wav.to(asr.device)
 
 
-def add_explain(commands, add_model_options):
+def add_explain(commands):
     """Adds the subcommand.
 
     Arguments
     ---------
     commands : argparse._SubParsersAction
-    add_model_options : callable
-        Takes the parser.
     """
     parser = commands.add_parser(
         "explain",

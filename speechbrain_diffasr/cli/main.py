@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from speechbrain_diffasr import __version__
-from speechbrain_diffasr.cli.common import UsageError, add_model_options, drop_stdout
+from speechbrain_diffasr.cli.common import UsageError, drop_stdout
 from speechbrain_diffasr.cli.evaluate import add_evaluate
 from speechbrain_diffasr.cli.explain import add_explain
 from speechbrain_diffasr.cli.languages import add_languages
@@ -34,9 +34,9 @@ def build_parser():
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True
     )
-    add_transcribe(commands, add_model_options)
-    add_evaluate(commands, add_model_options)
-    add_explain(commands, add_model_options)
+    add_transcribe(commands)
+    add_evaluate(commands)
+    add_explain(commands)
     add_languages(commands)
     return parser
 

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from speechbrain_diffasr.cli.common import (
     UsageError,
+    add_model_options,
     check_output,
     open_model,
     quiet_libraries,
@@ -208,14 +209,12 @@ def _transcribe_manifest(args):
     return int(summary.failures > 0)
 
 
-def add_transcribe(commands, add_model_options):
+def add_transcribe(commands):
     """Adds the subcommand.
 
     Arguments
     ---------
     commands : argparse._SubParsersAction
-    add_model_options : callable
-        Takes the parser.
     """
     parser = commands.add_parser(
         "transcribe",

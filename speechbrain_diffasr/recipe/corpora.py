@@ -4,7 +4,6 @@ A recipe for an existing corpus reads its texts, makes a `Clip` of each utteranc
 `list_corpus`. Whatever cannot be trained on or scored is left out there, and named.
 """
 
-import csv
 import functools
 import logging
 import re
@@ -20,6 +19,7 @@ from speechbrain.dataio.preprocess import AudioNormalizer
 from tqdm import tqdm
 
 from speechbrain_diffasr.dataio.audio import check_audio
+from speechbrain_diffasr.dataio.tables import open_table
 from speechbrain_diffasr.recipe.folders import SETTINGS_FILE, claim_folder, write_csv
 from speechbrain_diffasr.utils.atomic import replacing
 from speechbrain_diffasr.utils.errors import AudioError
@@ -281,8 +281,8 @@ class _UnusableError(Exception):
 
 
 def _count_rows(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return sum(1 for _ in csv.DictReader(file))
+    with open_table(path) as rows:
+        return sum(1 for _ in rows)
 
 
 def _kind(reason):

@@ -108,7 +108,7 @@ def test_fused_predictions_equal_those_of_transformers(adapted):
     sampler = EntropyBoundSampler(canvas_length=CANVAS)
     canvases = sampler.start("abc", [0, 1, 2], 60, lengths=[32, 20, 7])
     temperature, uniforms = torch.tensor([0.8, 0.5, 0.6]), torch.rand(3, CANVAS)
-    rooms = [kind(adapted).open(3, 16, CANVAS) for kind in (EagerDenoiser, FusedDenoiser)]
+    rooms = [kind(adapted).allocate(3, 16, CANVAS) for kind in (EagerDenoiser, FusedDenoiser)]
     with torch.no_grad():
         for kv_cache in rooms:
             kv_cache.prefill(torch.arange(3), adapted.embed(prompts), lengths)
@@ -126,8 +126,8 @@ def test_what_all_prompts_begin_with_is_encoded_once_to_the_same_keys(adapted):
     prompts = torch.randint(2, 60, (2, 16), generator=torch.Generator().manual_seed(1))
     prompts[:, :5] = torch.tensor([7, 8, 9, 10, 11])
     with torch.no_grad():
-        whole = FusedDenoiser(adapted).open(2, 16, CANVAS)
-        parts = FusedDenoiser(adapted).open(2, 16, CANVAS, beginning=(7, 8, 9, 10, 11))
+        whole = FusedDenoiser(adapted).allocate(2, 16, CANVAS)
+        parts = FusedDenoiser(adapted).allocate(2, 16, CANVAS, beginning=(7, 8, 9, 10, 11))
         for kv_cache in (whole, parts):
             kv_cache.prefill(torch.arange(2), adapted.embed(prompts), torch.tensor([16, 16]))
     for one, other in zip(whole.caches, parts.caches, strict=True):

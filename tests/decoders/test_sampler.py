@@ -79,9 +79,9 @@ def stock_generate(model, prompt, seed, steps, monkeypatch, **settings):
 
 def predictor(denoiser, prompts):
     """Predicts canvases behind prompts; the slot of an utterance is the row of its prompt."""
-    room = denoiser.open(len(prompts), prompts.shape[1], CANVAS)
+    room = denoiser.allocate(len(prompts), prompts.shape[1], CANVAS)
     lengths = torch.full((len(prompts),), prompts.shape[1])
-    room.enter(torch.arange(len(prompts)), denoiser.gemma.embed(prompts), lengths)
+    room.prefill(torch.arange(len(prompts)), denoiser.gemma.embed(prompts), lengths)
     return room
 
 
@@ -220,8 +220,8 @@ def test_a_short_canvas_is_denoised_as_if_alone(small_gemma):
     sampler = EntropyBoundSampler(steps=5, canvas_length=CANVAS, entropy_bound=4.0, confidence=0)
     results = []
     for kind, width in ((EagerDenoiser, 7), (FusedDenoiser, 7), (EagerDenoiser, 12)):
-        room = kind(small_gemma).open(2, 9, width)
-        room.enter(torch.arange(2), small_gemma.embed(prompts), torch.tensor([9, 9]))
+        room = kind(small_gemma).allocate(2, 9, width)
+        room.prefill(torch.arange(2), small_gemma.embed(prompts), torch.tensor([9, 9]))
         lengths = [7, 5]
         waiting = [sampler.start([0, 1], [1, 2], 60, lengths=lengths, width=width)]
         with torch.no_grad():

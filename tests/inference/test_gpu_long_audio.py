@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+from terminals import watch_files
 from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_diffasr import AudioError, DiffusionASR, cli, default_model
@@ -241,13 +242,10 @@ def test_alignment_of_given_texts(recognizers, chunk_size):
 
 def test_watching_changes_no_transcript(recognizers):
     """And each step says on both devices how many tokens were accepted, and the draft."""
-    pytest.importorskip("wcwidth")
-    from speechbrain_diffasr.visualization.terminal import watch_files
-
     paths, steps = SAMPLES[:4], []
     for asr in recognizers:
         file = io.StringIO()
-        watched = dict(watch_files(asr, paths, file=file))
+        watched = dict(watch_files(asr, paths, file))
         streamed = dict(asr.stream_files(paths))
         for index in range(len(paths)):
             assert watched[index].tokens == streamed[index].tokens

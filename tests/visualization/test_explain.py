@@ -245,7 +245,7 @@ def command(asr, monkeypatch, tmp_path):
     monkeypatch.setattr(cli.common, "load_model", lambda source, device, verbose: asr)
     monkeypatch.chdir(tmp_path)
     parser = Parser(prog="diffasr")
-    add_explain(parser.add_subparsers(), cli.common.add_model_options)
+    add_explain(parser.add_subparsers())
 
     def run(*arguments):
         args = parser.parse_args(["explain", *map(str, arguments)])
