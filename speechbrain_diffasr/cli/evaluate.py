@@ -27,10 +27,10 @@ RTFx and taken are of the whole file: taken are the denoising steps that an utte
 average, since one that is sure stops early. --language is that of utterances whose lang is empty.
 
 normalizers, applied to both texts before they are compared:
-  whisper  of Whisper, as transformers has it. English needs --english-spelling to be treated as
-           in the literature (numbers, contractions, spelling); without, it gets the one of the
-           other languages. That one turns combining marks into spaces, which tears Hindi words
-           apart and makes their WER another measure than the name says
+  whisper  of Whisper, as transformers has it. English is treated as in the literature: numbers,
+           contractions and spellings count as their equals. That of the other languages turns
+           combining marks into spaces, which tears Hindi words apart and makes their WER another
+           measure than the name says
   marks    lower case, no punctuation, and combining marks stay
   none     text as it stands
 
@@ -147,8 +147,8 @@ def add_evaluate(commands):
     parser.add_argument(
         "--english-spelling",
         metavar="FILE",
-        help="normalizer.json of an openai/whisper model, which transformers does not hold "
-        "[default: English is normalized like the other languages]",
+        help="another table of spellings for the normalizer whisper, such as normalizer.json of an "
+        "openai/whisper model [default: that of the package whisper-normalizer]",
     )
     parser.add_argument(
         "--open-language", action="store_true", help="name no language in the prompt"

@@ -217,7 +217,7 @@ def evaluate_csvs(
     limit : int, optional
         Utterances of each language in each file. Default: all.
     english_spelling : str or Path, optional
-        The file `normalizer.json` of an openai/whisper model, for the normalizer whisper.
+        Another table of spellings for the normalizer whisper, see `make_normalizer`.
     model_name : str
         For the report.
     output_folder : str or Path, optional

@@ -2,6 +2,7 @@
 
 import json
 import unicodedata
+from importlib import resources
 
 from speechbrain_diffasr.text.spacing import CHARACTER_LANGUAGES
 
@@ -86,23 +87,22 @@ class MarkKeepingNormalizer:
 class WhisperNormalizer:
     """The normalizers of Whisper, as transformers has them.
 
-    English goes through `EnglishTextNormalizer` if its table of spellings is given, which
-    transformers does not hold: it is the file `normalizer.json` of every openai/whisper model.
-    Without the table, and for the other languages, it is `BasicTextNormalizer`, which for
-    languages written without spaces splits characters apart. It replaces combining marks by
-    spaces and so tears words of Hindi into pieces: see `MarkKeepingNormalizer`.
+    English goes through `EnglishTextNormalizer`, as the literature scores it: numbers,
+    contractions, titles and British spellings count as their equals. The other languages go
+    through `BasicTextNormalizer`, which for those written without spaces splits characters apart.
+    It replaces combining marks by spaces and so tears words of Hindi into pieces: see
+    `MarkKeepingNormalizer`.
 
     Arguments
     ---------
     english_spelling : dict, optional
-        American spellings by British ones. Default: English goes through `BasicTextNormalizer`.
+        American spellings by British ones. Default: Whisper's, as the package whisper-normalizer
+        holds them; transformers holds none.
 
     Example
     -------
-    >>> WhisperNormalizer()("Don't, Mr. Grey!", "en")
-    'don t mr grey'
-    >>> WhisperNormalizer({"grey": "gray"})("Don't, Mr. Grey!", "en")
-    'do not mister gray'
+    >>> WhisperNormalizer()("Don't, Mr. Grey! Twenty-one colours.", "en")
+    'do not mister gray 21 colors'
     >>> WhisperNormalizer()("这是。", "zh"), WhisperNormalizer()("नमस्ते", "hi")
     ('这 是', 'नमस त')
     """
@@ -117,13 +117,13 @@ class WhisperNormalizer:
         )
 
         basic = "transformers BasicTextNormalizer, characters apart for languages without spaces"
+        if english_spelling is None:
+            table = resources.files("whisper_normalizer") / "normalizers" / "english.json"
+            english_spelling = json.loads(table.read_text(encoding="utf-8"))
         self.basic = BasicTextNormalizer()
         self.by_characters = BasicTextNormalizer(split_letters=True)
-        self.english = self.basic
-        self.description = f"{basic}; English too, since no table of spellings was given"
-        if english_spelling is not None:
-            self.english = EnglishTextNormalizer(english_spelling)
-            self.description = f"{basic}; for English EnglishTextNormalizer"
+        self.english = EnglishTextNormalizer(english_spelling)
+        self.description = f"{basic}; for English EnglishTextNormalizer"
 
     def __call__(self, text, language=None):
         """Normalizes a text.
@@ -157,7 +157,8 @@ def make_normalizer(name, english_spelling=None):
     name : str
         `whisper`, `marks` or `none`.
     english_spelling : str or Path, optional
-        The file `normalizer.json` of an openai/whisper model, for `whisper`.
+        A table of spellings for `whisper`, such as `normalizer.json` of an openai/whisper model.
+        Default: that of the package whisper-normalizer.
 
     Returns
     -------

@@ -154,7 +154,7 @@ def test_the_report_says_what_was_measured_on_what(run):
     assert run.report["versions"]["torch"] == torch.__version__
     assert f", {torch.get_num_threads()} thread" in run.report["hardware"]
     assert list(run.report["normalizers"]) == ["whisper", "marks", "none"]
-    assert "no table of spellings" in run.report["normalizers"]["whisper"]
+    assert "for English EnglishTextNormalizer" in run.report["normalizers"]["whisper"]
 
 
 def test_the_alignments_are_as_speechbrain_writes_them(run):
