@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -179,24 +180,24 @@ def score(utterances, normalizer, group=None):
 
 def evaluate_csvs(
     model,
-    csvs,
-    data_root=None,
-    steps=None,
-    normalizers=tuple(NORMALIZERS),
-    batch_size=8,
-    seed=None,
-    language=None,
-    open_language=False,
-    mismatched_audio=False,
-    limit=None,
-    english_spelling=None,
-    model_name="",
-    output_folder=None,
-    output=None,
-    alignments=None,
-    picture=None,
-    echo=print,
-):
+    csvs: Iterable[str | Path] | dict,
+    data_root: str | Path | None = None,
+    steps: int | Iterable[int] | None = None,
+    normalizers: Iterable[str] = tuple(NORMALIZERS),
+    batch_size: int = 8,
+    seed: int | None = None,
+    language: str | None = None,
+    open_language: bool = False,
+    mismatched_audio: bool = False,
+    limit: int | None = None,
+    english_spelling: str | Path | None = None,
+    model_name: str = "",
+    output_folder: str | Path | None = None,
+    output: str | Path | None = None,
+    alignments: str | Path | None = None,
+    picture: str | Path | None = None,
+    echo: Callable | None = print,
+) -> dict:
     """Does what `diffasr evaluate` does, with a model that is loaded.
 
     Arguments
@@ -241,6 +242,8 @@ def evaluate_csvs(
         If a CSV file cannot be scored at all.
     ValueError
         If a normalizer is unknown, or its table of spellings is none.
+    OSError
+        If an output cannot be written.
     """
     if not isinstance(csvs, dict):
         csvs = {str(path): read_rows(path, data_root) for path in csvs}

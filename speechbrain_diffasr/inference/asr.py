@@ -251,7 +251,7 @@ class DiffusionASR(EncoderDecoderASR):
         ['ich', 'weiß', 'es', 'nicht', 'mehr']
         """
         boundaries, turns = options.pop("boundaries", None), options.pop("turns", None)
-        options = DecodingOptions(
+        decoding = DecodingOptions(
             language=language,
             steps=steps,
             seed=seed,
@@ -260,7 +260,7 @@ class DiffusionASR(EncoderDecoderASR):
             turns=None if turns is None else [as_turns(turns, path)],
             **options,
         )
-        ((_, result),) = self.stream_files([path], options=options)
+        ((_, result),) = self.stream_files([path], options=decoding)
         if isinstance(result, AudioError):
             raise result
         return result
@@ -296,7 +296,7 @@ class DiffusionASR(EncoderDecoderASR):
             In the order of `paths`.
         """
         paths = list(paths)
-        texts = [None] * len(paths)
+        texts = [""] * len(paths)
         results = self.stream_files(paths, language, steps, seed, batch_size, **options)
         for index, result in tqdm(results, total=len(paths), unit="file", disable=not progress):
             if isinstance(result, AudioError):

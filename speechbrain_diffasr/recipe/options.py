@@ -15,7 +15,7 @@ from ruamel.yaml.constructor import DuplicateKeyError
 SHARED = ("training", "evaluation")
 
 
-def read_hparams(path, overrides):
+def read_hparams(path: str | Path, overrides: str | dict | None = None) -> dict:
     """Loads a recipe's YAML file.
 
     Options that the file itself does not have are looked for in what it includes: `--lr` reaches

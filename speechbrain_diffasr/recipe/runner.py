@@ -4,6 +4,7 @@ import inspect
 import logging
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import speechbrain as sb
@@ -17,7 +18,7 @@ from speechbrain_diffasr.recipe.options import read_hparams, save_hparams, show_
 logger = logging.getLogger(__name__)
 
 
-def run(argv, prepare=None):
+def run(argv: list[str], prepare: Callable | None = None) -> None:
     """Trains, saves and scores, or only scores, as a YAML file says.
 
     Arguments

@@ -14,6 +14,7 @@ score(asr, hparams)
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import speechbrain as sb
@@ -24,6 +25,7 @@ from speechbrain.utils.run_opts import RunOptions
 from speechbrain_diffasr.dataio.tables import find_root
 from speechbrain_diffasr.evaluation.evaluate import evaluate_csvs
 from speechbrain_diffasr.evaluation.report import skipped_lines
+from speechbrain_diffasr.inference.asr import DiffusionASR
 from speechbrain_diffasr.inference.pretrained import check_source
 from speechbrain_diffasr.training import fit as training
 from speechbrain_diffasr.utils.environment import check_device
@@ -31,7 +33,7 @@ from speechbrain_diffasr.utils.environment import check_device
 logger = logging.getLogger(__name__)
 
 
-def check(hparams, run_opts=None):
+def check(hparams: dict, run_opts: RunOptions | None = None) -> None:
     """Sees whether there are model and device, before a corpus is prepared for an hour.
 
     Arguments
@@ -57,7 +59,9 @@ def check(hparams, run_opts=None):
         raise ValueError(f"--device: {error}") from None
 
 
-def prepare(hparams, make_csvs=None, run_opts=None):
+def prepare(
+    hparams: dict, make_csvs: Callable | None = None, run_opts: RunOptions | None = None
+) -> None:
     """Makes the CSV files of a corpus, in one process, unless they are there.
 
     Arguments
@@ -75,7 +79,7 @@ def prepare(hparams, make_csvs=None, run_opts=None):
         run_on_main(make_csvs, kwargs={**hparams["prepare"], "progress": progress})
 
 
-def load(hparams, run_opts=None):
+def load(hparams: dict, run_opts: RunOptions | None = None) -> DiffusionASR:
     """Loads the recognizer that is to be trained, or only scored.
 
     Arguments
@@ -103,7 +107,7 @@ def load(hparams, run_opts=None):
     return training.load_recognizer(hparams["pretrained"], hparams["model"], run_opts)
 
 
-def fit(asr, hparams, run_opts=None):
+def fit(asr: DiffusionASR, hparams: dict, run_opts: RunOptions | None = None) -> None:
     """Trains projector and LoRA, and writes a pretrained folder into the output folder.
 
     Arguments
@@ -119,7 +123,7 @@ def fit(asr, hparams, run_opts=None):
     training.fit(asr, {**hparams, "data": data}, run_opts)
 
 
-def score(asr, hparams, run_opts=None):
+def score(asr: DiffusionASR, hparams: dict, run_opts: RunOptions | None = None) -> dict | None:
     """Scores a recognizer on the test files of a recipe, in one process.
 
     Arguments

@@ -11,7 +11,7 @@ import torch
 from speechbrain_diffasr import __version__
 
 
-def check_device(name):
+def check_device(name: str | torch.device) -> None:
     """Sees whether a device is there, before anything is loaded.
 
     Arguments
