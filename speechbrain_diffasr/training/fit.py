@@ -16,6 +16,7 @@ from speechbrain_diffasr.inference.asr import DiffusionASR
 from speechbrain_diffasr.inference.pretrained import TRAINED, save_finetuned
 from speechbrain_diffasr.training.brain import DiffusionBrain
 from speechbrain_diffasr.training.data import make_datasets, make_train_loader
+from speechbrain_diffasr.utils.errors import MissingPackageError
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +187,7 @@ def _tensorboard(settings):
     try:
         import tensorboard  # noqa: F401
     except ImportError:
-        raise ValueError("tensorboard: not installed; pip install tensorboard") from None
+        raise MissingPackageError("tensorboard: not installed; pip install tensorboard") from None
     from speechbrain.utils.train_logger import TensorboardLogger
 
     return TensorboardLogger(str(Path(settings["output_folder"], "tensorboard")))
