@@ -39,7 +39,7 @@ demo: $(VENV)/.installed ## Transcribes the samples of the small model, each bes
 test: lint ## Lint, then the tests and the examples of the docstrings; no network, no GPU
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) $(ARGS) $(TESTS)
 
-test-lowest: ## The same with the oldest packages that pass: constraints/lowest.txt, Python 3.11
+test-lowest: ## The same with the oldest packages: constraints/lowest.txt, Python 3.11
 	@$(MAKE) test VENV=.venv-lowest CONSTRAINTS=constraints/lowest.txt PYTHON=python3.11
 
 test-newest: ## The same with the newest packages: constraints/newest.txt, Python 3.13

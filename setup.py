@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# Lower bounds are the oldest releases that pass the tests, see constraints/lowest.txt.
+# Both ends of the ranges are in constraints/; docs/installing.md says what passes with them.
 REQUIRED = [
     "torch>=2.7,!=2.13.*",
     "torchaudio>=2.7",

@@ -6,4 +6,4 @@ from pathlib import Path
 
 def real_data(name):
     """A folder in the one that the environment variable DIFFASR_TEST_DATA names."""
-    return Path(os.environ.get("DIFFASR_TEST_DATA", "DIFFASR_TEST_DATA is not set"), name)
+    return Path(os.environ.get("DIFFASR_TEST_DATA", "DIFFASR_TEST_DATA"), name)

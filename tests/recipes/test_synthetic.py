@@ -96,7 +96,7 @@ def test_splits_share_no_sentence(prepared):
 
 def test_splits_of_real_texts_share_no_sentence():
     if not TEXTS.is_dir():
-        pytest.skip(f"needs {TEXTS.relative_to(REPOSITORY.parent)} beside the repository")
+        pytest.skip(f"needs {TEXTS}")
     for lang in ("en", "hi", "zh"):
         sentences, words, _ = synthetic.read_texts(TEXTS, lang)
         parts = synthetic.split_sentences(sentences, words, lang, 40, 200, seed=1986)
