@@ -167,6 +167,28 @@ def experts_hit(num_experts, top_k, tokens):
     return num_experts * (1 - (1 - top_k / num_experts) ** tokens)
 
 
+def key_shape(config, index):
+    """How many keys a token has in a layer, and of what width.
+
+    Arguments
+    ---------
+    config : DiffusionGemmaTextConfig
+    index : int
+        Of the layer.
+
+    Returns
+    -------
+    kv_heads, head_dim : int
+    """
+    if hasattr(config, "per_layer_config"):
+        layer = config.per_layer_config[index]
+        return layer.num_key_value_heads, layer.head_dim
+    # Older releases of transformers name them one by one.
+    if config.layer_types[index] == "sliding_attention":
+        return config.num_key_value_heads, config.head_dim
+    return config.num_global_key_value_heads or config.num_key_value_heads, config.global_head_dim
+
+
 def text_layer(config, index, tokens, pairs, cached, size, expert_size, keys_only=False):
     """One layer of DiffusionGemma.
 
@@ -192,13 +214,8 @@ def text_layer(config, index, tokens, pairs, cached, size, expert_size, keys_onl
     -------
     work : Work
     """
-    shape = config.per_layer_config[index]
-    heads, kv_heads, head_dim = (
-        config.num_attention_heads,
-        shape.num_key_value_heads,
-        shape.head_dim,
-    )
-    width = config.hidden_size
+    heads, width = config.num_attention_heads, config.hidden_size
+    kv_heads, head_dim = key_shape(config, index)
     # Layers with full attention take their keys for values too.
     sliding = config.layer_types[index] == "sliding_attention"
     keys = (2 if sliding else 1) * matrix(tokens, width, kv_heads * head_dim, size)

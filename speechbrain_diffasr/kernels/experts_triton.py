@@ -294,7 +294,7 @@ def _load(pointers, columns, size: tl.constexpr, depth: tl.constexpr, inside):
 
 @triton.jit
 def _widen(weight, dtype: tl.constexpr):
-    if weight.dtype == tl.float8e4nv and dtype == tl.bfloat16 and not INTERPRETED:
+    if (weight.dtype == tl.float8e4nv and dtype == tl.bfloat16) and not INTERPRETED:
         # The device's own conversion, through float16, takes longer than loading. With the bits of
         # exponent and mantissa where bfloat16 has them a value is 2**-120 of itself.
         return tl.inline_asm_elementwise(

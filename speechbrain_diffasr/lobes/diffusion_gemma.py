@@ -121,6 +121,7 @@ class DiffusionGemma(nn.Module):
     -------
     >>> config = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 16,
     ...           "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+    ...           "num_global_key_value_heads": 1,
     ...           "head_dim": 8, "global_head_dim": 8, "num_experts": 2, "top_k_experts": 1,
     ...           "moe_intermediate_size": 8}
     >>> model = DiffusionGemma(config=config, lora={"r": 2})

@@ -15,10 +15,12 @@ if INTERPRETED:
 
     patch_tensor = interpreter._patch_lang_tensor
 
-    def patch_tensor_for_numpy_2_4(tensor, scope):
+    def patch_tensor_for_numpy_2_4(tensor, *scope):
         """NumPy 2.4 refuses int([n]): https://github.com/triton-lang/triton/issues/9171"""
-        patch_tensor(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+        patch_tensor(tensor, *scope)
+        # The scope, which newer Tritons have, takes the attribute back later.
+        set_attr = scope[0].set_attr if scope else setattr
+        set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
     interpreter._patch_lang_tensor = patch_tensor_for_numpy_2_4
 
