@@ -30,7 +30,7 @@ READERS = [
     "jsonschema>=4.26,<5",
     "lhotse>=1.33,<2",
     "praat-parselmouth>=0.4.7,<0.5",
-    "pyannote-database>=6.1,<7",
+    "pyannote-database>=5.1,<7",
     "pysubs2>=1.8,<2",
     "webvtt-py>=0.6,<1",
 ]

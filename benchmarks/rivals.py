@@ -40,6 +40,8 @@ def stock_generate(core, prompt_tokens, batch, steps, canvas, compiled=False):
     # Token 0 stands for images here.
     prompt = torch.randint(1, config.vocab_size, (batch, prompt_tokens), device=core.device)
     core.config.canvas_length = canvas
+    # Older releases of transformers want one, images or none.
+    config.pad_token_id = config.pad_token_id or 0
     return core.generate(
         prompt,
         max_new_tokens=canvas,

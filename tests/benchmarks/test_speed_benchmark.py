@@ -129,7 +129,10 @@ def test_operations_are_those_that_torch_counts(small_gemma, small_config):
             small_gemma.logits(small_gemma.denoise(tokens, context, previous))
     config = small_gemma.core.config.get_text_config()
     counted = denoising_step(config, batch, canvas, prompt).flops
-    assert counter.get_total_flops() == pytest.approx(counted, rel=1e-6)
+    modules = counter.get_flop_counts()
+    # A product of positions and frequencies in older releases of transformers.
+    rotary = sum(sum(modules[name].values()) for name in modules if name.endswith("rotary_emb"))
+    assert counter.get_total_flops() - rotary == pytest.approx(counted, rel=1e-6)
 
 
 def test_operations_before_the_language_model(asr):

@@ -206,6 +206,7 @@ def test_a_damaged_journal_stops_nothing(model, tmp_path, junk):
 
 FULL = """
 import resource, sys
+import torch.distributed.nn  # older ones write a temporary file when they are imported
 sys.path[:0] = {paths}
 from fake_recognizer import Recognizer, cli
 cli.common.load_model = lambda *args: Recognizer()
