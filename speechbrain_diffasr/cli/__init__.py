@@ -1,5 +1,5 @@
 """The command `diffasr`, which nothing imports."""
 
-from speechbrain_diffasr.cli.main import main
+from speechbrain_diffasr.cli.main import build_parser, main
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]

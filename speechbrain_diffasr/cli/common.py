@@ -14,6 +14,45 @@ class UsageError(Exception):
     """The command cannot start as it was called; the message is one line."""
 
 
+def add_command(commands, run, summary, description, examples):
+    """Adds a subcommand, whose help keeps its lines.
+
+    Arguments
+    ---------
+    commands : argparse._SubParsersAction
+    run : callable
+        Takes the parsed arguments and gives the exit status; its name is the command's.
+    summary : str
+        For the list of commands.
+    description : str
+        What its own help begins with.
+    examples : str
+        What that ends with.
+
+    Returns
+    -------
+    parser : argparse.ArgumentParser
+
+    Example
+    -------
+    >>> commands = argparse.ArgumentParser().add_subparsers()
+    >>> def wait(args):
+    ...     return 0
+    >>> parser = add_command(commands, wait, "do nothing", "Waits.", "example:\\n  diffasr wait")
+    >>> print(parser.format_help().rstrip().splitlines()[-1])
+      diffasr wait
+    """
+    parser = commands.add_parser(
+        run.__name__,
+        help=summary,
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
 def add_model_options(parser, steps_type=None):
     """Adds the options of every command that runs a model.
 
@@ -36,7 +75,7 @@ def add_model_options(parser, steps_type=None):
         "--model",
         metavar="SOURCE",
         help="a folder with hyperparams.yaml, or a name on the Hugging Face Hub "
-        "[default: the tiny demonstration model that comes with the source]",
+        "[default: the tiny demonstration model that comes with the package]",
     )
     options.add_argument(
         "--language",

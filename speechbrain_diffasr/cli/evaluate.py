@@ -7,6 +7,7 @@ from pathlib import Path
 
 from speechbrain_diffasr.cli.common import (
     UsageError,
+    add_command,
     add_model_options,
     check_output,
     open_model,
@@ -121,12 +122,12 @@ def add_evaluate(commands):
     ---------
     commands : argparse._SubParsersAction
     """
-    parser = commands.add_parser(
-        "evaluate",
-        help="score a model on CSV files",
-        description=EVALUATE,
-        epilog=EVALUATE_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        commands,
+        evaluate,
+        "score a model on CSV files",
+        EVALUATE,
+        EVALUATE_EXAMPLES,
     )
     parser.add_argument("--csv", nargs="+", required=True, metavar="FILE", help="what to score on")
     parser.add_argument(
@@ -174,7 +175,6 @@ def add_evaluate(commands):
         help="draw error rates and RTFx over several --steps; .png, .svg or .pdf",
     )
     add_model_options(parser, _steps)
-    parser.set_defaults(run=evaluate)
 
 
 def _check_outputs(args):

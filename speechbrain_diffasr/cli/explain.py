@@ -1,16 +1,17 @@
 """The command `diffasr explain`."""
 
-import argparse
 import os
 import sys
 
 from speechbrain_diffasr.cli.common import (
     UsageError,
+    add_command,
     add_model_options,
     check_output,
     open_model,
     quiet_libraries,
     seconds_from_text,
+    utf8_stdout,
 )
 
 EXPLAIN = """\
@@ -81,6 +82,11 @@ def explain(args):
             )
         except OSError as err:
             raise UsageError(f"--output: cannot write {args.output!r}: {err.strerror}") from None
+    words, steps = len(explanation.words), len(explanation.frames) - 1
+    print(
+        f"{args.output}: {words} word{'' if words == 1 else 's'} in {steps} denoising steps",
+        file=utf8_stdout("text"),
+    )
     return 0
 
 
@@ -137,12 +143,12 @@ def add_explain(commands):
     ---------
     commands : argparse._SubParsersAction
     """
-    parser = commands.add_parser(
-        "explain",
-        help="write a page that shows how an utterance was decoded",
-        description=EXPLAIN,
-        epilog=EXPLAIN_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        commands,
+        explain,
+        "write a page that shows how an utterance was decoded",
+        EXPLAIN,
+        EXPLAIN_EXAMPLES,
     )
     parser.add_argument("audio", metavar="AUDIO", help="an audio file")
     parser.add_argument("--output", required=True, metavar="FILE", help="write the page here")
@@ -160,4 +166,3 @@ def add_explain(commands):
         help="and where it ends [default: at its end]",
     )
     add_model_options(parser)
-    parser.set_defaults(run=explain)

@@ -1,10 +1,15 @@
 """The command `diffasr languages`."""
 
-import argparse
 import sys
 from pathlib import Path
 
-from speechbrain_diffasr.cli.common import UsageError, open_model, quiet_libraries, utf8_stdout
+from speechbrain_diffasr.cli.common import (
+    UsageError,
+    add_command,
+    open_model,
+    quiet_libraries,
+    utf8_stdout,
+)
 
 LANGUAGES = """\
 Makes the table by which a model finds the language of an utterance.
@@ -108,12 +113,12 @@ def add_languages(commands):
     ---------
     commands : argparse._SubParsersAction
     """
-    parser = commands.add_parser(
-        "languages",
-        help="let a model find the language of an utterance: count tokens in texts",
-        description=LANGUAGES,
-        epilog=LANGUAGES_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        commands,
+        languages,
+        "let a model find the language of an utterance: count tokens in texts",
+        LANGUAGES,
+        LANGUAGES_EXAMPLES,
     )
     parser.add_argument(
         "csv",
@@ -130,4 +135,4 @@ def add_languages(commands):
         help="count every language anew [default: those that the table has stay]",
     )
     parser.add_argument("--verbose", action="store_true", help="show why a model cannot be loaded")
-    parser.set_defaults(run=languages, device="cpu", language=None)
+    parser.set_defaults(device="cpu", language=None)

@@ -1,6 +1,5 @@
 """The command `diffasr transcribe`."""
 
-import argparse
 import contextlib
 import os
 import sys
@@ -10,6 +9,7 @@ from tqdm import tqdm
 
 from speechbrain_diffasr.cli.common import (
     UsageError,
+    add_command,
     add_model_options,
     check_output,
     open_model,
@@ -216,12 +216,12 @@ def add_transcribe(commands):
     ---------
     commands : argparse._SubParsersAction
     """
-    parser = commands.add_parser(
-        "transcribe",
-        help="write what is said in audio files",
-        description=TRANSCRIBE,
-        epilog=TRANSCRIBE_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        commands,
+        transcribe,
+        "write what is said in audio files",
+        TRANSCRIBE,
+        TRANSCRIBE_EXAMPLES,
     )
     parser.add_argument("files", nargs="*", metavar="FILE", help="audio files")
     parser.add_argument(
@@ -283,7 +283,6 @@ def add_transcribe(commands):
         "after window",
     )
     add_model_options(parser)
-    parser.set_defaults(run=transcribe)
 
 
 def _check(args):

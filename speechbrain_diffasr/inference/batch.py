@@ -43,7 +43,7 @@ class BatchSummary:
     Example
     -------
     >>> print(BatchSummary(files=9, done_before=0, failures=1, hours=0.5, seconds=60.0, empty=2))
-    8 files transcribed, 2 of them empty, 0.500 h of audio, RTFx 30.0, 1 failed
+    8 files transcribed, 2 of them empty, 30.0 min of audio, RTFx 30.0, 1 failed
     """
 
     files: int
@@ -55,11 +55,17 @@ class BatchSummary:
 
     def __str__(self):
         new = self.files - self.done_before - self.failures
+        if self.hours < 1 / 60:
+            audio = f"{3600 * self.hours:.1f} s"
+        elif self.hours < 1:
+            audio = f"{60 * self.hours:.1f} min"
+        else:
+            audio = f"{self.hours:.2f} h"
         rate = 3600 * self.hours / self.seconds if self.seconds else 0.0
         before = f" ({self.done_before} more were done before)" if self.done_before else ""
         empty = f", {self.empty} of them empty" if self.empty else ""
         return (
-            f"{new} files transcribed{empty}{before}, {self.hours:.3f} h of audio, "
+            f"{new} file{'' if new == 1 else 's'} transcribed{empty}{before}, {audio} of audio, "
             f"RTFx {rate:.1f}, {self.failures} failed"
         )
 

@@ -249,7 +249,7 @@ def check_target(words):
 def check_unrun(words):
     """Of a command that is not run: its options are there."""
     if words[0] == "diffasr":
-        cli.main.__globals__["build_parser"]().parse_args(words[1:])
+        cli.build_parser().parse_args(words[1:])
     elif words[0] == "make":
         check_target(words)
     elif words[0] == "cd":
@@ -274,7 +274,7 @@ def test_commands_in_sentences_have_their_options(page):
         elif words[:1] == ["python"] and words[1] != "-m":
             assert (ROOT / words[1]).exists(), code
         elif words[:1] == ["diffasr"] and "--help" not in words and len(words) > 2:
-            cli.main.__globals__["build_parser"]().parse_args(words[1:])
+            cli.build_parser().parse_args(words[1:])
 
 
 def named_options(parser):
@@ -288,7 +288,7 @@ def named_options(parser):
 
 @pytest.mark.parametrize("name", ["cli.md", "evaluation.md", "long_audio.md"])
 def test_options_in_sentences_are_there(name):
-    known = set(named_options(cli.main.__globals__["build_parser"]()))
+    known = set(named_options(cli.build_parser()))
     text = outside_blocks(ROOT / "docs" / name)
     assert set(re.findall(r"`(--[\w-]+)", text)) <= known
 

@@ -14,7 +14,7 @@ import soundfile
 from batches import outputs, run, write_wavs
 from fake_recognizer import cli
 
-from speechbrain_diffasr.inference.batch import FAILURES, JOURNAL, BatchJob
+from speechbrain_diffasr.inference.batch import FAILURES, JOURNAL, BatchJob, BatchSummary
 from speechbrain_diffasr.inference.manifest import Item, output_names, read_manifest
 from speechbrain_diffasr.utils.errors import ManifestError
 
@@ -22,7 +22,7 @@ from speechbrain_diffasr.utils.errors import ManifestError
 def test_nothing_is_done_twice(model, tmp_path, capfd):
     write_wavs(tmp_path / "in", 5)
     assert run(tmp_path / "in", tmp_path / "out") == 0
-    assert capfd.readouterr().out.startswith("5 files transcribed, 0.000 h of audio, RTFx ")
+    assert capfd.readouterr().out.startswith("5 files transcribed, 0.1 s of audio, RTFx ")
     before = outputs(tmp_path / "out")
     assert set(before) == {JOURNAL, FAILURES, *(f"{n}.wav.txt" for n in range(5))}
     assert run(tmp_path / "in", tmp_path / "out") == 0
@@ -39,6 +39,22 @@ def test_nothing_is_done_twice(model, tmp_path, capfd):
     assert (tmp_path / "out" / "2.wav.txt").read_text(encoding="utf-8") == "स्तर 5\n"
 
 
+@pytest.mark.parametrize(
+    "files, seconds, beginning",
+    [
+        (1, 12.34, "1 file transcribed, 12.3 s of audio, RTFx 1.2, "),
+        (2, 90, "2 files transcribed, 1.5 min of audio, RTFx 9.0, "),
+        (0, 0, "0 files transcribed, 0.0 s of audio, RTFx 0.0, "),
+        (9, 5400, "9 files transcribed, 1.50 h of audio, RTFx 540.0, "),
+    ],
+)
+def test_the_summary_has_units_that_fit(files, seconds, beginning):
+    summary = BatchSummary(
+        files=files, done_before=0, failures=0, hours=seconds / 3600, seconds=10.0
+    )
+    assert str(summary).startswith(beginning)
+
+
 def test_failures_are_listed_and_tried_again(model, tmp_path, capfd):
     write_wavs(tmp_path / "in", 2)
     (tmp_path / "in" / "bad.wav").write_bytes(b"")
@@ -53,7 +69,7 @@ def test_failures_are_listed_and_tried_again(model, tmp_path, capfd):
     assert "the file is empty" in rows["bad.wav"]
     soundfile.write(tmp_path / "in" / "bad.wav", np.full(999, 0.1), 16000)
     assert run(tmp_path / "in", tmp_path / "out") == 1
-    assert "1 files transcribed (2 more were done before)" in capfd.readouterr().out
+    assert "1 file transcribed (2 more were done before)" in capfd.readouterr().out
     assert len((tmp_path / "out" / FAILURES).read_text().splitlines()) < 5
 
 

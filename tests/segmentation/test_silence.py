@@ -86,7 +86,7 @@ def test_the_command_tells_and_succeeds(asr, tmp_path, monkeypatch, capfd, forma
             assert "uh" not in out
     manifest = ["transcribe", "--manifest", str(tmp_path), "--output", str(tmp_path / "out")]
     assert cli.main([*manifest, "--format", format]) == 0
-    assert capfd.readouterr().out.startswith("1 files transcribed, 1 of them empty, ")
+    assert capfd.readouterr().out.startswith("1 file transcribed, 1 of them empty, ")
     assert cli.main(["transcribe", str(SAMPLES[0]), "--format", format]) == 0
     assert capfd.readouterr().err == ""
 
