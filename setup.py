@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 # Both ends of the ranges are in constraints/; docs/installing.md says what passes with them.
 REQUIRED = [
-    "torch>=2.7,!=2.13.*",
+    "torch>=2.7,!=2.13.*,<2.15",
     "torchaudio>=2.7",
     "speechbrain>=1.1,<2",
     "transformers>=5.12,<6",

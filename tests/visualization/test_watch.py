@@ -240,6 +240,8 @@ def test_ctrl_c_leaves_a_clean_terminal():
     pyte = emulator()
     pid, master = pty.fork()
     if pid == 0:
+        # Whatever runs in the background of a script ignores Ctrl-C, and so does what it starts.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.environ.update(TERM="xterm", OMP_NUM_THREADS="1")
         tokens = str(Path(default_model()) / "tokenizer.json")
         os.execv(sys.executable, [sys.executable, "-W", "ignore", "-c", INTERRUPTED, tokens])
