@@ -37,7 +37,7 @@ demo: $(VENV)/.installed ## Transcribes the samples of the small model, each bes
 		| $(BIN)/python benchmarks/beside_reference.py
 
 test: lint ## Lint, then the tests and the examples of the docstrings; no network, no GPU
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) $(ARGS) $(TESTS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS) $(TESTS)
 
 test-lowest: ## The same with the oldest packages: constraints/lowest.txt, Python 3.11
 	@$(MAKE) test VENV=.venv-lowest CONSTRAINTS=constraints/lowest.txt PYTHON=python3.11

@@ -1,5 +1,6 @@
 """A way to run mixture-of-experts layers, beside those that transformers brings."""
 
+import inspect
 import warnings
 from dataclasses import dataclass
 
@@ -18,8 +19,18 @@ from transformers import (
     DynamicCache,
 )
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.models.diffusion_gemma.modeling_diffusion_gemma import (
+    DiffusionGemmaEncoderTextModel,
+)
 
 from speechbrain_diffasr.lobes.output_layer import Head
+
+# transformers 5.24 calls past_key_values cache, and warns of the old name at every call.
+_CACHE = (
+    "cache"
+    if "cache" in inspect.signature(DiffusionGemmaEncoderTextModel.forward).parameters
+    else "past_key_values"
+)
 
 
 def dense_experts_forward(self, hidden_states, top_k_index, top_k_weights):
@@ -239,7 +250,7 @@ class DiffusionGemma(nn.Module):
         core = self.core
         cache = DynamicCache(config=core.config.get_text_config())
         output = core.model.encoder.language_model(
-            inputs_embeds=embeddings.to(core.dtype), past_key_values=cache
+            inputs_embeds=embeddings.to(core.dtype), **{_CACHE: cache}
         )
         return output.last_hidden_state, Context(cache, visible, lengths)
 
@@ -279,7 +290,7 @@ class DiffusionGemma(nn.Module):
         window = core.config.get_text_config().sliding_window - 1 + canvas.shape[1]
         return core.model.decoder(
             decoder_input_ids=canvas,
-            past_key_values=context.cache,
+            **{_CACHE: context.cache},
             self_conditioning_logits=self_conditioning,
             self_conditioning_mask=self_conditioning_mask,
             decoder_attention_mask={
@@ -383,7 +394,7 @@ class DiffusionGemma(nn.Module):
 
     def adapter_state_dict(self):
         """The LoRA weights by peft's names."""
-        return get_peft_model_state_dict(self.model)
+        return get_peft_model_state_dict(self.model, save_embedding_layers=False)
 
     def load_adapter_state_dict(self, weights):
         """Loads what `adapter_state_dict` gave, or what peft saved.

@@ -46,6 +46,7 @@ class SileroVAD:
             # Its files are opened in ways that Python and torch call outdated.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
+                warnings.simplefilter("ignore", FutureWarning)
                 from silero_vad import get_speech_timestamps_from_probs, load_silero_vad
 
                 self.model = load_silero_vad()
