@@ -9,18 +9,8 @@ import soundfile
 import torch
 from speechbrain.dataio import audio_io
 
-from speechbrain_diffasr.dataio.header import (
-    MP3_SLACK,
-    check_complete,
-    check_length,
-    damaged,
-    file_name,
-    fits,
-    missing_samples,
-    mp3_states_length,
-    read_header,
-    truncated,
-)
+from speechbrain_diffasr.dataio.containers import truncated
+from speechbrain_diffasr.dataio.header import check_length, damaged, fits, read_header
 from speechbrain_diffasr.dataio.resampling import affordable_rate, normalizer, resample_blocks
 from speechbrain_diffasr.utils.errors import AudioError
 
@@ -66,21 +56,22 @@ def load_audio(path, sample_rate=16000, max_seconds=None):
     torch.Size([16000])
     """
     path = os.fspath(path)
-    file = file_name(path)
     header = read_header(path)
     if max_seconds is not None:
         check_length(path, header.frames, header.samplerate, max_seconds)
-    check_complete(path, header)
 
     try:
-        audio, rate = audio_io.load(file, channels_first=False, dtype=torch.float32)  # [T, C]
+        parts = [
+            audio_io.load(source, channels_first=False, dtype=torch.float32)
+            for source in header.sources(path)
+        ]
     except RuntimeError as err:
         if not isinstance(err.__cause__, soundfile.LibsndfileError):
             raise
         raise AudioError.of(path, damaged(header.format, err.__cause__)) from None
-    if missing_samples(path, header, len(audio)) > 0:
-        have, claimed = f"{len(audio) / rate:.2f}", f"{header.frames / rate:.2f} s"
-        raise AudioError.of(path, truncated(have, claimed))
+    rate = header.samplerate
+    audio = torch.cat([part for part, _ in parts])  # [T, C]
+    check_complete(path, header, len(audio))
     check_waveform(audio.flatten(), path)
 
     wav = normalizer(sample_rate)(audio, affordable_rate(rate, sample_rate))
@@ -119,19 +110,32 @@ def check_audio(path):
     """
     path = os.fspath(path)
     header = read_header(path)
-    check_complete(path, header)
-    last = header.frames - 1
-    if header.format == "MP3":
-        last = last - MP3_SLACK if mp3_states_length(path) else 0
+    complete = True
     try:
-        with soundfile.SoundFile(file_name(path)) as file:
-            file.seek(max(last, 0))
-            complete = len(file.read(1)) == 1
+        for source in header.sources(path):
+            with soundfile.SoundFile(source) as file:
+                file.seek(max(file.frames - 1 - header.slack, 0))
+                complete = complete and len(file.read(1)) == 1
     except soundfile.LibsndfileError as err:
         raise AudioError.of(path, damaged(header.format, err)) from None
     if not complete:
         raise AudioError.of(path, "truncated; copy or download it again")
     return header
+
+
+def check_complete(path, header, have):
+    """Refuses a file of which fewer samples were decoded than its header claims.
+
+    Arguments
+    ---------
+    path : str
+    header : Header
+    have : int
+        Samples of each channel.
+    """
+    if header.frames - header.slack > have:
+        have, claimed = (f"{samples / header.samplerate:.2f}" for samples in (have, header.frames))
+        raise AudioError.of(path, truncated(have, f"{claimed} s"))
 
 
 class AudioStream:
@@ -166,7 +170,6 @@ class AudioStream:
         self.path = os.fspath(path)
         self.sample_rate = sample_rate
         self.header = read_header(self.path)
-        check_complete(self.path, self.header)
 
     @property
     def seconds(self):
@@ -258,24 +261,25 @@ class AudioStream:
         size = max(_SHORTEST_BLOCK, samples // header.channels)
         length, self._loud = 0, False
         try:
-            with soundfile.SoundFile(file_name(self.path)) as file:
-                while len(block := file.read(size, dtype="float32", always_2d=True)):
-                    block = torch.from_numpy(block)
-                    bad = (~block.isfinite()).any(dim=1).nonzero()
-                    if len(bad):
-                        time = (length + int(bad[0])) / header.samplerate
-                        raise AudioError.of(
-                            self.path, f"NaN or infinite samples at {time:.2f} s; export it again"
-                        )
-                    length += len(block)
-                    self._loud = self._loud or bool(block.any())
-                    yield block
+            for block in self._decode(size):
+                bad = (~block.isfinite()).any(dim=1).nonzero()
+                if len(bad):
+                    time = (length + int(bad[0])) / header.samplerate
+                    raise AudioError.of(
+                        self.path, f"NaN or infinite samples at {time:.2f} s; export it again"
+                    )
+                length += len(block)
+                self._loud = self._loud or bool(block.any())
+                yield block
         except soundfile.LibsndfileError as err:
             raise AudioError.of(self.path, damaged(header.format, err)) from None
-        if missing_samples(self.path, header, length) > 0:
-            rate = header.samplerate
-            have, claimed = f"{length / rate:.2f}", f"{header.frames / rate:.2f} s"
-            raise AudioError.of(self.path, truncated(have, claimed))
+        check_complete(self.path, header, length)
+
+    def _decode(self, size):
+        for source in self.header.sources(self.path):
+            with soundfile.SoundFile(source) as file:
+                while len(block := file.read(size, dtype="float32", always_2d=True)):
+                    yield torch.from_numpy(block)
 
 
 def check_waveform(wav, name, max_seconds=None, sample_rate=16000):

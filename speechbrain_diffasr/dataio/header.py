@@ -3,16 +3,18 @@
 import codecs
 import contextlib
 import math
-import mmap
 import os
-import re
 import stat
+from dataclasses import dataclass
 
 import soundfile
 
+from speechbrain_diffasr.dataio.containers import MP3_SLACK, find_parts
 from speechbrain_diffasr.utils.errors import AudioError
 
 _EXAMPLE = "e.g. ffmpeg -i IN OUT.wav"
+_AGAIN = f"encode it to a file again, {_EXAMPLE}"
+_SPLIT = "cut them apart, e.g. ffmpeg -i IN OUT.wav"
 _CONVERT = f"which soundfile cannot read; convert it, {_EXAMPLE}"
 # How files begin that are met under audio names: (offset, bytes, what they are).
 _NOT_AUDIO = [
@@ -38,32 +40,70 @@ _NOT_AUDIO = [
 ]
 _AUDIO = {
     b"RIFF": "WAV",
+    b"RIFX": "WAV",
     b"RF64": "RF64",
     b"riff": "W64",
     b"FORM": "AIFF",
     b".snd": "AU",
+    b"dns.": "AU",
     b"caff": "CAF",
     b"fLaC": "FLAC",
     b"OggS": "Ogg",
     b"ID3": "MP3",
 }
 
-# libsndfile shortens the sizes it reports to what the file holds; only its log keeps the claim.
-_CLAIMED_SIZE = re.compile(
-    r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
-)
-# Programs that write a WAV into a pipe cannot know its size and claim about 2 or 4 GiB.
-_STREAM_SIZE = 0x7FFFF000
-# Encoders disagree on whether the frame of an MP3 that carries the length, and the decoder's
-# delay, count as audio: two frames of 1152 samples.
-MP3_SLACK = 2304  # samples
-# Layer III, in kbit/s by the index in a frame's header: MPEG-1, then MPEG-2 and 2.5 (ISO 11172-3
-# and 13818-3, section 2.4.2.3). Zero is free or forbidden.
-_MP3_RATES = (
-    (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
-    (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
-)
-_MP3_SAMPLE_RATES = (44100, 48000, 32000)  # Hz, of MPEG-1; half in MPEG-2, a quarter in 2.5
+
+@dataclass(frozen=True)
+class Header:
+    """What an audio file holds.
+
+    Arguments
+    ---------
+    frames : int
+        Samples of each channel, of all its parts.
+    samplerate : int
+        In Hz.
+    channels : int
+    format, subtype : str
+        The names of libsndfile.
+    parts : tuple of Part
+        What is read one behind the other; none if it is the file as it is.
+    """
+
+    frames: int
+    samplerate: int
+    channels: int
+    format: str
+    subtype: str
+    parts: tuple = ()
+
+    @property
+    def duration(self):
+        """Seconds."""
+        return self.frames / self.samplerate
+
+    @property
+    def slack(self):
+        """Samples that may be fewer than the file says: see `MP3_SLACK`."""
+        return MP3_SLACK * max(1, len(self.parts)) if self.format == "MP3" else 0
+
+    def sources(self, path):
+        """What soundfile is to be given, part after part.
+
+        Arguments
+        ---------
+        path : str
+
+        Yields
+        ------
+        source : str or bytes or file
+            A file is closed when the next one is asked for.
+        """
+        if not self.parts:
+            yield file_name(path)
+        for part in self.parts:
+            with part.open(path) as view:
+                yield view
 
 
 def _read_head(path):
@@ -100,7 +140,7 @@ def file_name(path):
 
 
 def read_header(path):
-    """Asks soundfile about a file, without decoding it.
+    """Finds out what an audio file holds, without decoding it.
 
     Arguments
     ---------
@@ -108,30 +148,39 @@ def read_header(path):
 
     Returns
     -------
-    header
-        What soundfile.info gives: frames, samplerate, channels and so on.
+    header : Header
 
     Raises
     ------
     AudioError
-        If there is no such file, or it is not audio.
+        If there is no such file, it is not audio, holds nothing, or ends earlier than it says.
     """
     head = _read_head(path)
+    kind = _audio_kind(head)
     try:
-        header = soundfile.info(file_name(path))
+        parts = tuple(find_parts(path, kind))
+        empty = Header(0, 1, 1, "", "", parts)
+        infos = [soundfile.info(source) for source in empty.sources(path)]
     except soundfile.LibsndfileError as err:
-        kind = _audio_kind(head)
         reason = damaged(kind, err) if kind else f"not audio (file {_looks_like(head)})"
         raise AudioError.of(path, reason) from None
     except TypeError:  # soundfile asks for the rate of .raw files
         raise AudioError.of(
             path, "samples without a header that gives their rate; convert it to WAV first"
         ) from None
-    if header.frames >= 2**62:
-        raise AudioError.of(
-            path, "its header does not say how long it is; encode it to a file again"
-        )
-    return header
+    except OSError as err:
+        raise AudioError.of(path, f"cannot be read ({err.strerror})") from None
+    kinds = dict.fromkeys((info.samplerate, info.channels) for info in infos)
+    if len(kinds) > 1:
+        told = ", then ".join(f"{rate} Hz with {channels} channel(s)" for rate, channels in kinds)
+        raise AudioError.of(path, f"recordings of different kinds are joined: {told}; {_SPLIT}")
+    frames = sum(info.frames for info in infos)
+    if frames >= 2**62:
+        raise AudioError.of(path, f"its header does not say how long it is; {_AGAIN}")
+    if not frames:
+        raise AudioError.of(path, "the file holds a header but no samples; record it again")
+    first = infos[0]
+    return Header(frames, first.samplerate, first.channels, first.format, first.subtype, parts)
 
 
 def _audio_kind(head):
@@ -171,11 +220,6 @@ def damaged(kind, err):
     return f"truncated or damaged {kind} ({reason}); copy or download it again"
 
 
-def truncated(have, claimed):
-    """The reason of an `AudioError` about a file that holds less than it claims."""
-    return f"truncated: holds {have} of the {claimed} that it claims; copy or download it again"
-
-
 def check_length(name, length, sample_rate, max_seconds):
     """Refuses more audio than a model hears at once."""
     if fits(length, sample_rate, max_seconds):
@@ -193,110 +237,6 @@ def fits(length, sample_rate, max_seconds):
     """Whether so many samples are no more than so many seconds."""
     # The margin keeps the error of the product from refusing the longest audio allowed.
     return length <= math.ceil(max_seconds * sample_rate - 1e-6)
-
-
-def check_complete(path, header):
-    """Refuses a file that holds nothing or ends earlier than it says."""
-    for claimed, have in _CLAIMED_SIZE.findall(header.extra_info):
-        if int(have) < int(claimed) < _STREAM_SIZE:
-            raise AudioError.of(path, truncated(have, f"{claimed} bytes"))
-    if header.format == "OGG" and _ogg_ends_inside_a_page(path):
-        raise AudioError.of(path, "truncated: ends inside a page; copy or download it again")
-    if header.format == "MP3" and not mp3_states_length(path):
-        held = _mp3_length(path)
-        if held > header.frames + MP3_SLACK:
-            rate = header.samplerate
-            raise AudioError.of(
-                path,
-                f"an MP3 that does not say how long it is: soundfile would stop at "
-                f"{header.frames / rate:.1f} of its {held / rate:.1f} s; convert it, {_EXAMPLE}",
-            )
-    if not header.frames:
-        raise AudioError.of(path, "the file holds a header but no samples; record it again")
-
-
-def _ogg_ends_inside_a_page(path):
-    # libsndfile takes the last whole page for the end. Layout: RFC 3533, section 6.
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        while page := file.read(27):
-            if not page.startswith(b"OggS"[: len(page)]):
-                return False  # something else, such as a tag, was appended
-            if len(page) < 27 or len(segments := file.read(page[26])) < page[26]:
-                return True
-            if file.seek(sum(segments), os.SEEK_CUR) > size:
-                return True
-    return False
-
-
-def mp3_states_length(path):
-    """Whether an MP3 has a Xing or Info frame; without, its length is a guess by libsndfile."""
-    with open(path, "rb") as file:
-        tag = file.read(10)
-        if tag.startswith(b"ID3"):
-            # Seven bits to a byte: ID3v2.4, section 6.2.
-            file.seek(
-                10 + sum(byte << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=True))
-            )
-        else:
-            file.seek(0)
-        frame = file.read(2048)
-    return b"Xing" in frame or b"Info" in frame
-
-
-def missing_samples(path, header, have):
-    """How many samples a file lacks of those that its header claims.
-
-    Arguments
-    ---------
-    path : str
-    header
-        From `read_header`.
-    have : int
-        Samples of each channel that were decoded.
-
-    Returns
-    -------
-    missing : int
-        None are missing if it is 0 or less.
-    """
-    missing = header.frames - have
-    if header.format == "MP3":
-        missing = missing - MP3_SLACK if mp3_states_length(path) else 0
-    return missing
-
-
-def _mp3_length(path):
-    """Samples of an MP3 of layer III, counted frame by frame; 0 for other layers."""
-    samples = 0
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        place = 0
-        if data[:3] == b"ID3":
-            place = 10 + sum(
-                byte << shift for byte, shift in zip(data[6:10], (21, 14, 7, 0), strict=True)
-            )
-        while 0 <= place < len(data) - 4:
-            size, length = _mp3_frame(data[place : place + 3])
-            if size:
-                samples += length
-                place += size
-            else:
-                place = data.find(b"\xff", place + 1)
-    return samples
-
-
-def _mp3_frame(head):
-    """Bytes and samples of the frame that begins with these three bytes; zeros if none does."""
-    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
-    if head[0] != 0xFF or head[1] < 0xE0 or version == 1 or layer != 1 or head[2] >> 2 & 3 == 3:
-        return 0, 0
-    is_first = version == 3
-    kbits = _MP3_RATES[not is_first][head[2] >> 4]
-    rate = _MP3_SAMPLE_RATES[head[2] >> 2 & 3] // {3: 1, 2: 2, 0: 4}[version]
-    if not kbits:
-        return 0, 0
-    size = (144 if is_first else 72) * 1000 * kbits // rate + (head[2] >> 1 & 1)
-    return size, 1152 if is_first else 576
 
 
 def file_seconds(path):

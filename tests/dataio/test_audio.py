@@ -176,14 +176,14 @@ BAD = {
     "w64": (truncated("w64", 0.5), "truncated: holds"),
     "aiff": (truncated("aiff", 0.5), "truncated: holds"),
     "au": (truncated("au", 0.5), "truncated: holds"),
-    "caf": (truncated("caf", 0.5), "truncated or damaged CAF"),
+    "caf": (truncated("caf", 0.5), "truncated: holds"),
     "flac, 90 %": (truncated("flac", 0.9), "truncated or damaged FLAC"),
     "flac, 2 %": (truncated("flac", 0.02), "truncated or damaged FLAC"),
     "vorbis, 90 %": (truncated("ogg", 0.9), "truncated"),
-    "vorbis, 2 %": (truncated("ogg", 0.02), "truncated or damaged Ogg"),
+    "vorbis, 2 %": (truncated("ogg", 0.02), "truncated: ends inside a page"),
     "opus, 90 %": (truncated("ogg", 0.9, subtype="OPUS"), "truncated"),
     "mp3, 90 %": (truncated("mp3", 0.9), "truncated: holds"),
-    "mp3, 2 %": (truncated("mp3", 0.02), "truncated or damaged MP3"),
+    "mp3, 2 %": (truncated("mp3", 0.02), "truncated: holds"),
     "silence": (of_samples(np.zeros((1600, 2))), "all samples are zero"),
     "NaN": (not_a_number(np.nan), "2 of 16000 samples are NaN or infinite"),
     "infinite": (not_a_number(-np.inf), "2 of 16000 samples are NaN or infinite"),
@@ -331,11 +331,10 @@ def vary(path, loud_first):
     return path
 
 
-def test_an_mp3_that_soundfile_would_cut_is_refused(tmp_path):
+def test_an_mp3_that_soundfile_would_cut_is_heard_whole(tmp_path):
     path = vary(tmp_path / "a.mp3", loud_first=True)
     assert soundfile.info(path).frames < 10 * 16000
-    with pytest.raises(AudioError, match=r"would stop at 6\.\d of its 30\.\d s; convert it"):
-        load_audio(path)
+    assert len(load_audio(path)) == pytest.approx(30 * 16000, abs=2500)
     whole = vary(tmp_path / "b.mp3", loud_first=False)
     assert len(load_audio(whole)) == pytest.approx(30 * 16000, abs=2500)
 

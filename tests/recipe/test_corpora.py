@@ -99,7 +99,7 @@ def test_unusable_clips_are_named_and_the_others_stay(spoiled, tmp_path, caplog)
         "cut": "truncated or damaged FLAC",
         "cutwav": "truncated: holds",
         "cutogg": "truncated: ends inside a page",
-        "cutmp3": "truncated; copy",
+        "cutmp3": "truncated: holds",
         "empty": "empty (0 bytes)",
         "header": "no samples",
         "page": "not audio (file is a web page",
