@@ -94,18 +94,23 @@ class Tokenizer:
             raise ValueError(f"the tokenizer has no token {token!r}; set another one in the YAML")
         return index
 
-    def encode(self, text):
-        """Tokenizes text; special tokens written in it are recognized, none is added.
+    def encode(self, text, control=False):
+        """Tokenizes text; no special token is added.
 
         Arguments
         ---------
         text : str
+        control : bool
+            Whether special tokens that are written in it, such as "<eos>", are meant, as in a
+            prompt. Default: they are text like any other, since a corpus may hold them.
 
         Returns
         -------
         tokens : list of int
         """
-        return self.backend.encode(text, add_special_tokens=False)
+        return self.backend.encode(
+            text, add_special_tokens=False, split_special_tokens=not control
+        )
 
     def decode_ids(self, tokens):
         """Turns tokens up to the first end-of-text into text.

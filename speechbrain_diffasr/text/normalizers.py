@@ -5,6 +5,12 @@ import unicodedata
 from importlib import resources
 
 from speechbrain_diffasr.text.spacing import CHARACTER_LANGUAGES
+from speechbrain_diffasr.text.spelling import (
+    base_language,
+    join_marks,
+    lower_case,
+    unify_forms,
+)
 
 
 def is_scored_by_characters(language):
@@ -24,7 +30,7 @@ def is_scored_by_characters(language):
     >>> is_scored_by_characters("zh"), is_scored_by_characters("hi")
     (True, False)
     """
-    return _code(language) in CHARACTER_LANGUAGES
+    return base_language(language) in CHARACTER_LANGUAGES
 
 
 class PlainText:
@@ -47,7 +53,8 @@ class PlainText:
 class MarkKeepingNormalizer:
     """Lower case and no punctuation, but combining marks stay where they are.
 
-    Unicode's compatibility composition and case folding; punctuation and symbols (categories P
+    Unicode's compatibility composition and case folding; marks that divide no word (l·l, geresh,
+    gershayim, Armenian signs, tatweel) are taken out of it; punctuation and symbols (categories P
     and S) become spaces; marks (M) are kept, which vowels of Hindi and many other languages are;
     invisible format characters (Cf) are dropped.
 
@@ -72,12 +79,15 @@ class MarkKeepingNormalizer:
         ---------
         text : str
         language : str, optional
-            Makes no difference.
+            Its code: Turkish and its relatives have small letters of their own for I and İ.
 
         Returns
         -------
         text : str
         """
+        text = join_marks(unify_forms(text, language), language)
+        if language is not None:
+            text = lower_case(text, language)
         # Symbols go before and after NFKC: it turns U+00B4 into a space with a combining accent,
         # and ½ into 1⁄2.
         text = unicodedata.normalize("NFKC", _without_symbols(text)).casefold()
@@ -139,7 +149,7 @@ class WhisperNormalizer:
         text : str
         """
         normalizer = self.basic
-        if _code(language) == "en":
+        if base_language(language) == "en":
             normalizer = self.english
         elif is_scored_by_characters(language):
             normalizer = self.by_characters
@@ -195,10 +205,6 @@ def _read_spelling(path):
             f"{path}: not a table of spellings; give normalizer.json of an openai/whisper model"
         )
     return table
-
-
-def _code(language):
-    return str(language).replace("_", "-").split("-")[0].lower()
 
 
 def _without_symbols(text):

@@ -73,3 +73,36 @@ def test_nothing_is_left_of_no_words(text):
 
 def test_digits_are_split_from_letters_only_where_the_corpus_does():
     assert normalize_text("B2B 3 D 4K", "en") == "b2b 3 d 4k"
+
+
+@pytest.mark.parametrize(
+    ("lang", "text", "expected"),
+    [
+        ("tr", "İstanbul'da IŞIK, I\u0307yi", "istanbul'da ışık iyi"),
+        ("tr-TR", "DIŞ İÇ", "dış iç"),
+        ("az", "İNDİ QIZ", "indi qız"),
+        ("en", "İstanbul ISSUE", "istanbul issue"),
+        ("ca", "EL COL·LEGI, coŀlegi i a•b", "el col·legi col·legi i a·b"),
+        ("ca", "· punt · i l·", "punt i l"),
+        ("oc", "in·hèrn", "in·hèrn"),
+        ("en", "one·two • three", "one two three"),
+        ("he", 'צה״ל צה"ל ג׳ירפה ג\'ירפה, "שלום"', "צה״ל צה״ל ג׳ירפה ג׳ירפה שלום"),
+        ("ar", "٣٫٥ و ١٬٠٠٠، قال: نعم؟", "٣٫٥ و ١٬٠٠٠ قال نعم"),
+        ("ar", "كتـــاب كَتَبَ ﻻ ﷲ", "كتاب كَتَبَ لا الله"),
+        ("hy", "Ինչպե՞ս ես, բարի՛ օր։", "ինչպես ես բարի օր"),
+        ("sv", "EU:s regler: nej", "eu:s regler nej"),
+        ("fi", "USA:n: klo 12:30", "usa:n klo 12 30"),
+        ("en", "note:this", "note this"),
+        ("en", "the ﬁne ﬂow, eﬃcient ﬅ", "the fine flow efficient st"),
+        ("nl", "\u0132sselmeer en \u0133s", "ijsselmeer en ijs"),
+        ("en", "Ｆｕｌｌ　width", "full width"),
+        ("ja", "ｶﾀｶﾅ", "カタカナ"),
+        ("en", "hello\u200bworld soft\u00adhyphen", "hello world softhyphen"),
+        ("km", "ខ្ញុំ\u200bស្រឡាញ់", "ខ្ញុំស្រឡាញ់"),
+        ("en", "don‛t don′t donʼt don`t don’t", "don't don't don't don't don't"),
+        ("fr", "1ʼétat l‛été", "1'état l'été"),
+    ],
+)
+def test_each_script_has_its_own_marks(lang, text, expected):
+    assert normalize_text(text, lang) == expected
+    assert normalize_text(expected, lang) == expected
