@@ -310,6 +310,8 @@ def check_waveform(wav, name, max_seconds=None, sample_rate=16000):
     ...     print(err)
     silence: all samples are zero; there is nothing to hear
     """
+    if not torch.is_tensor(wav):
+        raise AudioError.of(name, f"a {type(wav).__name__}; expected a tensor of samples, [T]")
     if wav.dim() != 1:
         shape = list(wav.shape)
         raise AudioError.of(name, f"a waveform of shape {shape}; expected mono samples, [T]")
@@ -326,6 +328,41 @@ def check_waveform(wav, name, max_seconds=None, sample_rate=16000):
         )
     if not wav.any():
         raise AudioError.of(name, "all samples are zero; there is nothing to hear")
+
+
+def check_batch(wavs, wav_lens, max_seconds=None, sample_rate=16000):
+    """Checks that a padded batch can be transcribed.
+
+    Arguments
+    ---------
+    wavs : torch.Tensor
+        Waveforms, [B, T].
+    wav_lens : torch.Tensor
+        Lengths relative to the longest, [B].
+    max_seconds, sample_rate
+        As for `check_waveform`.
+
+    Raises
+    ------
+    AudioError
+        As `check_waveform`, for the first waveform that cannot; and if the shapes do not fit, or
+        a length is not in 0 … 1.
+
+    Example
+    -------
+    >>> check_batch(torch.rand(2, 16000), torch.tensor([1.0, 0.5]))
+    """
+    if wavs.dim() != 2:
+        raise AudioError.of("wavs", f"a batch of shape {list(wavs.shape)}; expected [B, T]")
+    if list(wav_lens.shape) != [len(wavs)]:
+        raise AudioError.of(
+            "wav_lens", f"of shape {list(wav_lens.shape)}; expected one for each: [{len(wavs)}]"
+        )
+    if not bool(((wav_lens >= 0) & (wav_lens <= 1)).all()):
+        raise AudioError.of("wav_lens", "relative to the longest, so expected in 0 … 1")
+    lengths = (wav_lens * wavs.shape[1]).round().long().tolist()
+    for index, (wav, length) in enumerate(zip(wavs, lengths, strict=True)):
+        check_waveform(wav[:length], f"wavs[{index}]", max_seconds, sample_rate)
 
 
 @contextlib.contextmanager

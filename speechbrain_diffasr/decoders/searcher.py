@@ -118,6 +118,10 @@ class DiffusionSearcher(nn.Module):
         self._denoiser, self._made_for = None, None
         self._turn = None  # of the decoding that began last: all share memory
 
+    def __getstate__(self):
+        # Packed weights and CUDA graphs are made anew where a copy decodes.
+        return self.__dict__ | {"_denoiser": None, "_made_for": None, "_turn": None}
+
     def denoiser(self):
         """What runs the model, for its weights as they are now.
 

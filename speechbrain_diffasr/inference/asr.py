@@ -1,5 +1,6 @@
 """DiffusionASR: the pretrained interface."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -9,13 +10,18 @@ from pathlib import Path
 import torch
 from speechbrain.inference.ASR import EncoderDecoderASR
 from speechbrain.utils.data_utils import split_path
-from speechbrain.utils.fetching import fetch
+from speechbrain.utils.fetching import FetchSource, fetch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from speechbrain_diffasr.dataio.audio import load_audio
+from speechbrain_diffasr.dataio.audio import check_batch, check_waveform, load_audio
 from speechbrain_diffasr.decoders.language_id import LANGUAGE_FILE, LanguageTable
-from speechbrain_diffasr.inference.pretrained import override_yaml, save_pretrained
+from speechbrain_diffasr.inference.pretrained import (
+    check_source,
+    claim_savedir,
+    override_yaml,
+    save_pretrained,
+)
 from speechbrain_diffasr.inference.streaming import (
     READERS,
     DecodingOptions,
@@ -29,6 +35,12 @@ from speechbrain_diffasr.transcripts.alignment import WordAligner
 from speechbrain_diffasr.transcripts.types import Segment, Transcript
 from speechbrain_diffasr.utils.environment import check_device
 from speechbrain_diffasr.utils.errors import AudioError
+from speechbrain_diffasr.utils.parallel import OneAtATime
+
+logger = logging.getLogger(__name__)
+
+# SpeechBrain wraps whole modules for these, whose methods could then not be called.
+_UNUSED_OPTIONS = ("jit", "jit_module_keys", "data_parallel_backend", "data_parallel_count")
 
 
 class DiffusionASR(EncoderDecoderASR):
@@ -46,6 +58,11 @@ class DiffusionASR(EncoderDecoderASR):
     >>> asr.transcribe_file(sample) == sample.with_suffix(".txt").read_text().strip()
     True
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # Buffers and contexts are those of the recognizer, so threads take turns.
+        self._lock = OneAtATime()
 
     @classmethod
     def from_hparams(
@@ -77,11 +94,21 @@ class DiffusionASR(EncoderDecoderASR):
 
         Raises
         ------
+        FileNotFoundError
+            If there is no such folder, or it lacks a part.
         ValueError
-            If there is no such device, or a file does not fit the others.
+            If there is no such device, a file does not fit the others, or `savedir` has the files
+            of another model.
         """
-        check_device((kwargs.get("run_opts") or {}).get("device", "cpu"))
-        source = str(source)
+        if isinstance(kwargs.get("run_opts"), dict):
+            kwargs["run_opts"] = _usable(kwargs["run_opts"])
+            check_device(kwargs["run_opts"].get("device", "cpu"))
+        if not isinstance(source, FetchSource):
+            source = str(source)
+            if "://" not in source:
+                check_source(source, hparams_file)
+            if kwargs.get("savedir") is not None:
+                claim_savedir(kwargs["savedir"], source, hparams_file)
         asr = super().from_hparams(
             source=source, hparams_file=hparams_file, overrides=overrides, **kwargs
         )
@@ -378,7 +405,13 @@ class DiffusionASR(EncoderDecoderASR):
         if max_gap is None:
             max_gap = getattr(self.hparams, "max_gap", MAX_GAP)
         segmenter = Segmenter(self.max_seconds, options.segmentation, self.sample_rate, max_gap)
-        return FileStream(self, segmenter, options, callback, on_start, on_window)(requests)
+        stream = FileStream(self, segmenter, options, callback, on_start, on_window)
+        return self._locked(stream, requests)
+
+    def _locked(self, stream, requests):
+        """Runs a stream while no other thread decodes."""
+        with self._lock:
+            yield from stream(requests)
 
     def _local(self, path, savedir):
         """The path of a file that may have to be fetched."""
@@ -414,9 +447,17 @@ class DiffusionASR(EncoderDecoderASR):
         Returns
         -------
         transcripts : list of Transcript
+
+        Raises
+        ------
+        AudioError
+            If a waveform is empty, longer than the model hears, not floating-point, all zeros, or
+            not finite.
         """
-        if not wavs:
+        if not len(wavs):
             return []
+        for index, wav in enumerate(wavs):
+            check_waveform(wav, f"wavs[{index}]", self.max_seconds, self.sample_rate)
         lens = torch.tensor([len(wav) for wav in wavs])
         padded = pad_sequence(list(wavs), batch_first=True)
         seconds = [int(length) / self.sample_rate for length in lens]
@@ -465,7 +506,15 @@ class DiffusionASR(EncoderDecoderASR):
         -------
         texts : list of str
         tokens : list of list of int
+
+        Raises
+        ------
+        AudioError
+            As `transcribe`.
         """
+        if not len(wavs):
+            return [], []
+        check_batch(wavs, wav_lens, self.max_seconds, self.sample_rate)
         hypotheses, _ = self._search(wavs, wav_lens, language, steps, seed, callback)
         tokens = [hypothesis.tokens for hypothesis in hypotheses]
         return [self.tokenizer.decode_ids(row) for row in tokens], tokens
@@ -491,7 +540,7 @@ class DiffusionASR(EncoderDecoderASR):
         audio : torch.Tensor
             Projected audio for the slots of the prompt, [B, num_slots, D].
         """
-        with torch.no_grad(), self.inference_ctx:
+        with self._lock, torch.no_grad(), self.inference_ctx:
             return super().encode_batch(wavs, wav_lens)
 
     def _search(self, wavs, wav_lens, language, steps, seed, callback, seconds=None):
@@ -499,6 +548,11 @@ class DiffusionASR(EncoderDecoderASR):
         batch = len(wavs)
         default = self.mods.decoder.language if language is None else language
         languages = broadcast("language", default, batch)
+        with self._lock:
+            return self._decode(wavs, wav_lens, languages, steps, seed, callback, seconds)
+
+    def _decode(self, wavs, wav_lens, languages, steps, seed, callback, seconds):
+        batch = len(wavs)
         audio = self.encode_batch(wavs, wav_lens)
         # Not around `encode_batch` too: entered twice, an autocast context never ends.
         with torch.no_grad(), self.inference_ctx:
@@ -523,3 +577,14 @@ class DiffusionASR(EncoderDecoderASR):
             To store the weights in. Default: as they are.
         """
         save_pretrained(self.hparams.pretrainer, self.hyperparams, folder, dtype)
+
+
+def _usable(run_opts):
+    """Options of SpeechBrain that can be followed here, the device by its name."""
+    unused = [name for name in _UNUSED_OPTIONS if run_opts.get(name)]
+    if unused:
+        logger.warning("run_opts: %s: not used by this recognizer", ", ".join(unused))
+    kept = {name: value for name, value in run_opts.items() if name not in _UNUSED_OPTIONS}
+    if kept.get("device") is not None:
+        kept["device"] = str(kept["device"])
+    return kept

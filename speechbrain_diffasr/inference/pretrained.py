@@ -1,10 +1,12 @@
 """Pretrained folders: what is in them, how they are read and written."""
 
+import contextlib
 import io
 import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub.errors import EntryNotFoundError
@@ -18,8 +20,12 @@ from speechbrain.utils.parameter_transfer import Pretrainer
 
 from speechbrain_diffasr.decoders.language_id import LANGUAGE_FILE, LanguageTable
 from speechbrain_diffasr.lobes.tokenizer import Tokenizer
+from speechbrain_diffasr.utils.atomic import write_atomically
 
 DEFAULT_MODEL = "diffasr-tiny"
+# In a folder that collects a model's files: which model that is.
+SOURCE_FILE = "source.txt"
+_HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 ADAPTER_CONFIG = "adapter_config.json"
 
 # Those that recipes train; the rest stays frozen.
@@ -126,13 +132,15 @@ PARTS = {
 FILENAMES = {name: part.filename for name, part in PARTS.items()}
 
 
-def check_source(source):
+def check_source(source, hparams_file="hyperparams.yaml"):
     """Sees whether a model can be there at all, before anything is loaded.
 
     Arguments
     ---------
     source : str or Path
         A pretrained folder or the name of a Hub repository.
+    hparams_file : str
+        What a folder must have. Default: "hyperparams.yaml".
 
     Raises
     ------
@@ -147,10 +155,10 @@ def check_source(source):
     """
     source = str(source)
     if Path(source).is_dir():
-        if not Path(source, "hyperparams.yaml").is_file():
-            raise FileNotFoundError(f"{source!r} has no hyperparams.yaml")
+        if not Path(source, hparams_file).is_file():
+            raise FileNotFoundError(f"{source!r} has no {hparams_file}")
     # Anything but OWNER/NAME cannot be meant for the Hub.
-    elif Path(source).exists() or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", source):
+    elif Path(source).exists() or not _HUB_NAME.fullmatch(source):
         raise FileNotFoundError(f"{source!r} is neither a folder nor OWNER/NAME on the Hub")
 
 
@@ -199,7 +207,7 @@ class FolderPretrainer(Pretrainer):
         self.folder = ""
         super().__init__(
             loadables={name: part for name, part in self.parts.items() if name not in fresh},
-            custom_hooks={name: _loader(name) for name in self.parts},
+            custom_hooks={name: partial(_load_part, name) for name in self.parts},
         )
 
     @property
@@ -248,6 +256,7 @@ class FolderPretrainer(Pretrainer):
             Local path of each part.
         """
         self.folder = default_source or ""
+        self._check_places()
         places = {name: self.place(name) or default_source for name in self.loadables}
         if "language" in places and not self.sources.get("language"):
             options = {"savedir": self.collect_in, "save_filename": f"language{PARAMFILE_EXT}"}
@@ -263,6 +272,81 @@ class FolderPretrainer(Pretrainer):
             else:
                 self.paths[name] = f"{place}/{FILENAMES[name]}"
         return super().collect_files(default_source=default_source, **kwargs)
+
+    def _check_places(self):
+        """Refuses paths of folders that are not there, before they are sought on the Hub."""
+        missing = {}
+        for name in self.loadables:
+            place = self.place(name)
+            if isinstance(place, str) and _is_path(place) and not Path(place).is_dir():
+                missing.setdefault(place, []).append(name)
+        for place, names in missing.items():
+            raise FileNotFoundError(
+                f"{self.folder}: {', '.join(names)} expected in {place!r}, seen from there, which "
+                "is no folder; copy that too, or say where it is: overrides={'sources': "
+                f"{{{names[0]!r}: FOLDER, ...}}}}"
+            )
+
+
+def _is_path(place):
+    """Whether a source cannot be OWNER/NAME on the Hub, nor a web address."""
+    return "://" not in place and not _HUB_NAME.fullmatch(place)
+
+
+def claim_savedir(savedir, source, hparams_file):
+    """Sees to it that a folder which collects a model's files has those of this model.
+
+    SpeechBrain's `fetch` takes what is in it already, whichever model that is from.
+
+    Arguments
+    ---------
+    savedir : str or Path
+    source : str
+        What is to be loaded.
+    hparams_file : str
+
+    Raises
+    ------
+    ValueError
+        If it has the files of another model.
+    """
+    savedir = Path(savedir)
+    is_local = Path(source).is_dir()
+    identity = str(Path(source).resolve()) if is_local else source
+    known = savedir / SOURCE_FILE
+    if Path(source).resolve() == savedir.resolve():
+        return
+    held = known.read_text(encoding="utf-8").strip() if known.is_file() else None
+    if held is None and is_local and (savedir / hparams_file).is_file():
+        # Collected by something else: a link, or a copy, of the model's own file.
+        own, there = Path(source, hparams_file), savedir / hparams_file
+        if not own.is_file() or own.read_bytes() != there.read_bytes():
+            held = "another model"
+    if held not in (None, identity):
+        raise ValueError(
+            f"{savedir}: has the files of {held}, not of {source}; name another savedir, or "
+            "delete it"
+        )
+    if is_local:
+        _remove_outdated(savedir, Path(source), hparams_file)
+    with contextlib.suppress(OSError):  # it may be read-only
+        savedir.mkdir(parents=True, exist_ok=True)
+        if held is None:
+            write_atomically(known, identity + "\n")
+
+
+def _remove_outdated(savedir, folder, hparams_file):
+    """Removes copies of what has changed in the folder since."""
+    names = {hparams_file: hparams_file}
+    names |= {f"{name}{PARAMFILE_EXT}": filename for name, filename in FILENAMES.items()}
+    for copy, original in names.items():
+        copy, original = savedir / copy, folder / original
+        if not copy.is_file() or copy.is_symlink() or not original.is_file():
+            continue
+        ours, theirs = copy.stat(), original.stat()
+        changed = ours.st_size != theirs.st_size or theirs.st_mtime_ns > ours.st_mtime_ns
+        if changed and not copy.samefile(original):
+            copy.unlink()
 
 
 @main_process_only
@@ -321,16 +405,12 @@ def override_yaml(text, overrides):
         return stream.getvalue()
 
 
-def _loader(name):
-    """The hook that loads one part and names the file when it does not fit."""
-
-    def load(part, path):
-        try:
-            PARTS[name].load(part, path)
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(f"{FILENAMES[name]}: {error}") from error
-
-    return load
+def _load_part(name, part, path):
+    """Loads one part, and names the file when it does not fit."""
+    try:
+        PARTS[name].load(part, path)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{FILENAMES[name]}: {error}") from error
 
 
 def save_part(name, part, folder, dtype=None):

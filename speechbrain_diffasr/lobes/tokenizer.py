@@ -108,9 +108,7 @@ class Tokenizer:
         -------
         tokens : list of int
         """
-        return self.backend.encode(
-            text, add_special_tokens=False, split_special_tokens=not control
-        )
+        return self.backend.encode(text, add_special_tokens=False, split_special_tokens=not control)
 
     def decode_ids(self, tokens):
         """Turns tokens up to the first end-of-text into text.

@@ -1,5 +1,6 @@
-"""Work in threads ahead of whoever needs it."""
+"""Work in threads: ahead of whoever needs it, and one call after the other."""
 
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -42,3 +43,37 @@ def prefetch(function, items, workers=2, ahead=32):
     finally:
         # Ctrl-C and a caller that stops early must not wait for files that nobody wants.
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+class OneAtATime:
+    """A lock around whole calls: other threads wait, a call inside of a call goes on.
+
+    Unlike `threading.RLock` it can be released by another thread, as when a generator that was
+    not used up is collected there. A copy, or what comes out of a pickle, is a lock of its own.
+
+    Example
+    -------
+    >>> lock = OneAtATime()
+    >>> with lock, lock:
+    ...     print("inside")
+    inside
+    """
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._owner, self._depth = None, 0
+
+    def __reduce__(self):
+        return OneAtATime, ()
+
+    def __enter__(self):
+        if self._owner != threading.get_ident():
+            self._lock.acquire()
+            self._owner = threading.get_ident()
+        self._depth += 1
+
+    def __exit__(self, *_):
+        self._depth -= 1
+        if not self._depth:
+            self._owner = None
+            self._lock.release()
