@@ -18,7 +18,8 @@ from speechbrain_diffasr.cli.common import (
     write_file,
     write_stdout,
 )
-from speechbrain_diffasr.text.display import printable
+from speechbrain_diffasr.text.display import one_field, printable
+from speechbrain_diffasr.text.recordings import recording_names
 from speechbrain_diffasr.transcripts.schema import format_json_list
 from speechbrain_diffasr.transcripts.writers import FORMATS, format_text
 from speechbrain_diffasr.utils.errors import (
@@ -28,6 +29,7 @@ from speechbrain_diffasr.utils.errors import (
     ManifestError,
     WriterError,
 )
+from speechbrain_diffasr.utils.paths import path_text
 
 TRANSCRIBE = """\
 Writes what is said in audio files of any length.
@@ -137,7 +139,7 @@ def _transcribe_files(args, model, options):
     ):
 
         def tell(index, done, seconds):
-            name = printable(os.path.basename(args.files[index]))
+            name = printable(path_text(os.path.basename(args.files[index])))
             bar.set_postfix_str(f"{name}: {done:.0f} of {seconds:.0f} s")
 
         for index, result in _stream(model, args.files, options, on_window=tell, **watcher):
@@ -149,7 +151,7 @@ def _transcribe_files(args, model, options):
                 failures += 1
                 result = None
             elif not result.text.strip():
-                name = printable(args.files[index])
+                name = printable(path_text(args.files[index]))
                 tqdm.write(f"diffasr: {name}: {EMPTY}", file=stderr)
             results[index] = result
             # They end in another order; each is shown once all before it are there.
@@ -314,7 +316,7 @@ def _prepare(args, paths):
             # Samples are those of the audio file, which is opened later.
             read_boundaries(args.boundaries, model.sample_rate)
         if args.rttm is not None:
-            turns = Rttm.read(args.rttm, allow_other_name=len(paths) == 1)
+            turns = Rttm.read(args.rttm, allow_other_name=len(paths) == 1).of_files(paths)
             turns.check_recordings(paths)
     except BoundaryError as err:
         raise UsageError(str(err)) from None
@@ -367,6 +369,13 @@ def _format(transcripts, args):
     """Transcripts in one text."""
     if args.format == "json":
         return format_json_list(transcripts)
+    if args.format in ("ctm", "rttm"):
+        names = dict(zip(map(path_text, args.files), recording_names(args.files), strict=True))
+        try:
+            write = FORMATS[args.format]
+            return "".join(write(one, names[one.name]) for one in transcripts)
+        except WriterError as err:
+            raise UsageError(f"--format: {err}") from None
     if args.format != "text":
         try:
             return "".join(map(FORMATS[args.format], transcripts))
@@ -374,5 +383,7 @@ def _format(transcripts, args):
             raise UsageError(f"--format: {err}") from None
     if len(args.files) > 1:
         # One line for each file, whatever the model wrote.
-        return "".join(f"{one.name}\t{' '.join(one.text.split())}\n" for one in transcripts)
+        return "".join(
+            f"{one_field(one.name)}\t{' '.join(one.text.split())}\n" for one in transcripts
+        )
     return "".join(map(format_text, transcripts))

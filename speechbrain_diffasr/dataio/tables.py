@@ -1,8 +1,10 @@
 """Tables: CSV and TSV files with a header, as recipes and users write them."""
 
+import codecs
 import contextlib
 import csv
 import gzip
+import itertools
 import os
 import zlib
 from pathlib import Path
@@ -10,18 +12,88 @@ from pathlib import Path
 from speechbrain_diffasr.utils.errors import CsvError
 
 UTTERANCE_COLUMNS = ("ID", "wav", "wrd")
+# Between columns; the first that a header has is meant.
+_DELIMITERS = (",", ";", "\t")
+
+
+class TableRows:
+    """The rows of a table with a header; each has as many fields as the header, in one line each.
+
+    Arguments
+    ---------
+    path : str or Path
+        For messages.
+    lines : iterable of str
+    delimiter : str, optional
+        Between columns. Default: comma, or semicolon or tab if the header has only those.
+    quoting : int
+        As module csv has it.
+    own : bool
+        Whether the user wrote it and can mend it.
+
+    Raises
+    ------
+    CsvError
+        From the iterator, if a row has more or fewer fields, or a field holds a line break.
+    """
+
+    def __init__(self, path, lines, delimiter=None, quoting=csv.QUOTE_MINIMAL, own=True):
+        self.path = path
+        self._own = own
+        lines = iter(lines)
+        header = next(lines, "")
+        if delimiter is None:
+            delimiter = next((mark for mark in _DELIMITERS if mark in header), _DELIMITERS[0])
+        self._rows = csv.reader(
+            itertools.chain([header], lines),
+            delimiter=delimiter,
+            quoting=quoting,
+            skipinitialspace=own,
+        )
+        # The number of the line in which the row that was taken last begins.
+        self.line_num = 1
+        self.fieldnames = [name.strip() for name in next(self._rows, [])] or None
+
+    def __iter__(self):
+        while True:
+            self.line_num = self._rows.line_num + 1
+            fields = next(self._rows, None)
+            if fields is None:
+                return
+            if fields:
+                while len(fields) > len(self.fieldnames) and not fields[-1]:
+                    fields.pop()  # a spreadsheet's empty cells
+                self._check(fields)
+                yield dict(zip(self.fieldnames, fields, strict=True))
+
+    def _check(self, fields):
+        place = f"{self.path}: line {self.line_num}"
+        mend = "" if self._own else "; mend or delete the line, or get the file again"
+        for name, field in zip(self.fieldnames, fields, strict=False):
+            if "\n" in field or "\r" in field:
+                raise CsvError(
+                    f"{place}: a line break in the column {name!r} (a quote that is not closed, "
+                    f"up to line {self._rows.line_num}?){mend}"
+                )
+        if len(fields) != len(self.fieldnames):
+            why = "put quotes around a text with commas" if self._own else "a tab in a field?"
+            shown = ", ".join(self.fieldnames[:4]) + (", ..." if len(self.fieldnames) > 4 else "")
+            raise CsvError(
+                f"{place} has {len(fields)} values, not {len(self.fieldnames)}, for {shown}; "
+                f"{why}{mend}"
+            )
 
 
 @contextlib.contextmanager
-def open_table(path, delimiter=",", quoting=csv.QUOTE_MINIMAL, errors="strict", own=True):
+def open_table(path, delimiter=None, quoting=csv.QUOTE_MINIMAL, errors="strict", own=True):
     """Opens a table with a header, whatever program wrote it, gzipped or not.
 
     Arguments
     ---------
     path : str or Path
-        UTF-8, with or without a byte order mark; gzipped if it ends in ``.gz``.
-    delimiter : str
-        Between columns. Default: comma.
+        UTF-8, or UTF-16, with or without a byte order mark; gzipped if it ends in ``.gz``.
+    delimiter : str, optional
+        Between columns. Default: comma, or what spreadsheets write instead: semicolon or tab.
     quoting : int
         As module csv has it. Default: quotes surround what holds a delimiter.
     errors : str
@@ -31,7 +103,7 @@ def open_table(path, delimiter=",", quoting=csv.QUOTE_MINIMAL, errors="strict", 
 
     Yields
     ------
-    rows : csv.DictReader
+    rows : TableRows
 
     Raises
     ------
@@ -41,16 +113,18 @@ def open_table(path, delimiter=",", quoting=csv.QUOTE_MINIMAL, errors="strict", 
     Example
     -------
     >>> path = getfixture("tmp_path") / "test.csv"
-    >>> _ = path.write_text("ID,wav\\na,a.wav\\n")
+    >>> _ = path.write_text("ID; wav\\na;a.wav\\n")
     >>> with open_table(path) as rows:
     ...     [(rows.line_num, row) for row in rows]
     [(2, {'ID': 'a', 'wav': 'a.wav'})]
     """
     open_file = gzip.open if Path(path).suffix == ".gz" else open
     try:
-        with open_file(path, "rt", encoding="utf-8-sig", errors=errors, newline="") as file:
-            yield csv.DictReader(file, delimiter=delimiter, quoting=quoting, skipinitialspace=own)
-    except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError, csv.Error) as error:
+        with open_file(path, "rb") as file:
+            encoding = _encoding(file.read(4))
+        with open_file(path, "rt", encoding=encoding, errors=errors, newline="") as file:
+            yield TableRows(path, file, delimiter, quoting, own)
+    except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeError, csv.Error) as error:
         if not own:
             raise CsvError(f"{path}: damaged ({error}); get it again") from None
         if isinstance(error, UnicodeDecodeError):
@@ -60,6 +134,15 @@ def open_table(path, delimiter=",", quoting=csv.QUOTE_MINIMAL, errors="strict", 
         raise CsvError(f"{path}: {what}") from None
     except OSError as error:
         raise CsvError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _encoding(head):
+    """UTF-16 is told by its mark, or by the zeros that English letters have in it."""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if len(head) == 4 and head[0] and head[1] == 0 == head[3]:
+        return "utf-16-le"
+    return "utf-16-be" if len(head) == 4 and head[0] == 0 == head[2] else "utf-8-sig"
 
 
 def read_table(path, columns, delimiter="\t", quoting=csv.QUOTE_NONE):
@@ -84,7 +167,7 @@ def read_table(path, columns, delimiter="\t", quoting=csv.QUOTE_NONE):
     Raises
     ------
     CsvError
-        If the file is damaged, lacks a column, or a row lacks one.
+        If the file is damaged, lacks a column, or a row has more or fewer.
 
     Example
     -------
@@ -102,13 +185,7 @@ def read_table(path, columns, delimiter="\t", quoting=csv.QUOTE_NONE):
             if column not in names:
                 there = ", ".join(f"'{name}'" for name in names) or "an empty file"
                 raise CsvError(f"{path}: no column '{column}', only {there}")
-        for row in rows:
-            if any(row[column] is None for column in columns):
-                raise CsvError(
-                    f"{path}: line {rows.line_num} has not all columns; the file is damaged, "
-                    "get it again"
-                )
-            yield row
+        yield from rows
 
 
 def read_rows(path, data_root=None):

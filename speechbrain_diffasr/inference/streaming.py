@@ -10,7 +10,6 @@ Windows of all files go through one queue, so that a long file leaves no gap. In
 windows on their way, never a long file. None of this changes a transcript.
 """
 
-import os
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
 
@@ -30,6 +29,7 @@ from speechbrain_diffasr.segmentation.windows import Window, WindowPlan
 from speechbrain_diffasr.transcripts.assembly import WindowResult, assemble
 from speechbrain_diffasr.utils.errors import AudioError
 from speechbrain_diffasr.utils.parallel import prefetch
+from speechbrain_diffasr.utils.paths import path_text
 
 # Threads that read audio: two keep up with 500 times real time.
 READERS = 2
@@ -508,7 +508,7 @@ class Assembler:
         result = file.error
         if result is None:
             request = file.request
-            name = os.fspath(request.path)
+            name = path_text(request.path)
             result = assemble(file.plan, file.heard, file.speakers, request.language, name)
         yield file.index, result
 

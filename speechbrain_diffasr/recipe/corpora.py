@@ -21,6 +21,7 @@ from tqdm import tqdm
 from speechbrain_diffasr.dataio.audio import check_audio
 from speechbrain_diffasr.dataio.tables import open_table
 from speechbrain_diffasr.recipe.folders import SETTINGS_FILE, claim_folder, write_csv
+from speechbrain_diffasr.text.display import one_field
 from speechbrain_diffasr.utils.atomic import replacing
 from speechbrain_diffasr.utils.errors import AudioError
 
@@ -306,7 +307,8 @@ def _finish_split(folder, split, clips, outcomes, data_folder):
         with replacing(skipped_path) as part, open(part, "w", encoding="utf-8") as file:
             file.write("ID\tpath\treason\n")
             for clip, reason in skipped:
-                file.write(f"{clip.clip_id}\t{clip.path}\t{reason}\n")
+                fields = map(one_field, (clip.clip_id, clip.path, reason))
+                file.write("\t".join(fields) + "\n")
     if not rows:
         # Nothing was made, so that the next attempt may choose other settings.
         if not any(folder.glob("*.csv")):

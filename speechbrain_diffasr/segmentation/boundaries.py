@@ -3,12 +3,16 @@
 import math
 import os
 import re
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 
 from speechbrain_diffasr.segmentation.regions import Region, merge_regions
+from speechbrain_diffasr.text.recordings import recording_name, recording_names
 from speechbrain_diffasr.utils.errors import BoundaryError
+from speechbrain_diffasr.utils.paths import path_text
 
 # As `VAD.save_boundaries` writes it; nothing stands between samples and the last word.
 _BOUNDARY = re.compile(
@@ -16,7 +20,8 @@ _BOUNDARY = re.compile(
 )
 _VAD_LINE = "'segment_001  0.00  1.50 SPEECH'"
 _RTTM_LINE = "'SPEAKER name 0 0.0 1.5 <NA> <NA> speaker <NA> <NA>'"
-_RTTM_FIELDS = 9
+# The last one is newer than many a writer.
+_RTTM_FIELDS = (9, 10)
 
 
 def regions_from_tensor(boundaries, sample_rate=None):
@@ -149,11 +154,15 @@ class Rttm:
         List of Region of each recording, by its name.
     allow_other_name : bool
         Whether a file about one recording need not call it as its audio is called. Default: True.
+    names : dict
+        Of the recordings of audio files that are called alike, by the paths of these; see
+        `of_files`. Default: none are.
     """
 
     path: str | os.PathLike
     recordings: dict
     allow_other_name: bool = True
+    names: dict = field(default_factory=dict)
 
     @classmethod
     def read(cls, path, allow_other_name=True):
@@ -178,13 +187,18 @@ class Rttm:
         for number, line in _lines(path):
             place = f"{path}: line {number}"
             fields = line.split()
-            if line.startswith(";;"):
+            if line.startswith((";", "#")):
                 continue
-            if not re.fullmatch("[A-Z][A-Z_/-]*", fields[0]) or len(fields) < _RTTM_FIELDS:
+            if not re.fullmatch("[A-Z][A-Z_/-]*", fields[0]) or len(fields) < min(_RTTM_FIELDS):
                 raise BoundaryError(f"{place}: {line[:60]!r} is not like {_RTTM_LINE}{_hint(line)}")
             if fields[0] != "SPEAKER":
                 continue
-            start, duration = (_number(field, place) for field in fields[3:5])
+            if len(fields) > max(_RTTM_FIELDS):
+                raise BoundaryError(
+                    f"{place}: {len(fields)} fields, not {max(_RTTM_FIELDS)} (white space in the "
+                    "name of the recording or speaker? write _ instead)"
+                )
+            start, duration = (_number(text, place) for text in fields[3:5])
             turns = recordings.setdefault(fields[1], [])
             if duration != 0:
                 turns.append(_region(start, start + duration, fields[7], place))
@@ -238,12 +252,31 @@ class Rttm:
         BoundaryError
             If the file is not about it.
         """
-        try:
-            return self.turns(os.path.splitext(os.path.basename(path))[0])
-        except BoundaryError:
-            if not self.allow_other_name:
-                raise
-            return self.turns()
+        own = self.names.get(os.fspath(path))
+        if own is not None:
+            return self.turns(own)
+        # As it stands, or as it has to be written.
+        for name in (Path(path_text(path)).stem, recording_name(path)):
+            if name in self.recordings:
+                return self.turns(name)
+        return self.turns(None if self.allow_other_name and len(self.recordings) < 2 else name)
+
+    def of_files(self, paths):
+        """The same file, for audio files of which some are called alike in different folders.
+
+        Arguments
+        ---------
+        paths : list of str or Path
+
+        Returns
+        -------
+        rttm : Rttm
+        """
+        paths = list(map(os.fspath, paths))
+        counts = Counter(map(recording_name, set(paths)))
+        names = zip(paths, recording_names(paths), strict=True)
+        alike = {path: name for path, name in names if counts[recording_name(path)] > 1}
+        return replace(self, names=alike)
 
     def check_recordings(self, paths):
         """Sees whether the file is about any audio file of several.

@@ -4,6 +4,9 @@ import unicodedata
 
 import wcwidth
 
+# What ends a line or a field for Python's `splitlines` or a reader of tables.
+_ENDS = "\t\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"
+
 
 def clean_text(text):
     """One line of what can be shown: no control characters, no broken surrogates.
@@ -28,6 +31,29 @@ def clean_text(text):
         if character.isspace() or unicodedata.category(character) != "Cc"
     )
     return " ".join(kept.split())
+
+
+def one_field(text):
+    """A text as one field of a line whose fields are divided by tabs.
+
+    Arguments
+    ---------
+    text : str
+
+    Returns
+    -------
+    field : str
+        Tabs and line ends as escapes; all else as it is, bytes of file names too.
+
+    Example
+    -------
+    >>> print(one_field("two\\nlines\\tof a name"))
+    two\\nlines\\tof a name
+    """
+    return "".join(
+        character.encode("unicode_escape").decode("ascii") if character in _ENDS else character
+        for character in text
+    )
 
 
 def text_width(text):

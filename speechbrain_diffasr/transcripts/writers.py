@@ -1,9 +1,9 @@
 """Transcripts as files: text, captions, JSON, CTM, RTTM and TextGrid."""
 
-import re
 from pathlib import Path
 
 from speechbrain_diffasr.text.display import clean_text
+from speechbrain_diffasr.text.recordings import as_column, recording_name
 from speechbrain_diffasr.text.spacing import join_texts
 from speechbrain_diffasr.transcripts.captions import format_srt, format_vtt
 from speechbrain_diffasr.transcripts.schema import format_json
@@ -91,7 +91,7 @@ def format_text(transcript):
     )
 
 
-def format_ctm(transcript):
+def format_ctm(transcript, name=None):
     """Writes words with times and confidence as CTM, the format of NIST's sclite.
 
     A line for each word: recording, channel 1, start and duration in seconds, word, confidence.
@@ -102,6 +102,9 @@ def format_ctm(transcript):
     ---------
     transcript : Transcript
         With words.
+    name : str, optional
+        Of the recording, one of `recording_names` where several are in one file. Default: that of
+        the transcript's file.
 
     Returns
     -------
@@ -119,17 +122,17 @@ def format_ctm(transcript):
     >>> print(format_ctm(Transcript((segment,), 2.0, name="folder/a.wav")), end="")
     a 1 0.500 0.400 Hello. 0.7500
     """
-    name = recording_name(transcript.name)
+    name = recording_name(transcript.name) if name is None else name
     lines = []
     for word in sorted(_timed_words(transcript), key=lambda word: word.start):
         # Rounded before the difference, so that words that meet still do.
         start, end = round(word.start, 3), round(word.end, 3)
-        label = _column(word.text)
+        label = as_column(word.text)
         lines.append(f"{name} 1 {start:.3f} {end - start:.3f} {label} {word.confidence:.4f}\n")
     return "".join(lines)
 
 
-def format_rttm(transcript):
+def format_rttm(transcript, name=None):
     """Writes speakers and words as RTTM, the format of NIST's rich transcription.
 
     Each segment is a SPEAKER line, as SpeechBrain's `write_rttm` writes it; readers of turns,
@@ -144,6 +147,8 @@ def format_rttm(transcript):
     Arguments
     ---------
     transcript : Transcript
+    name : str, optional
+        As for `format_ctm`.
 
     Returns
     -------
@@ -158,16 +163,16 @@ def format_rttm(transcript):
     SPEAKER a 0 0.25 0.75 <NA> <NA> anna <NA> <NA>
     LEXEME a 0 0.5 0.4 Hello. lex anna 0.75 <NA>
     """
-    name = recording_name(transcript.name)
+    name = recording_name(transcript.name) if name is None else name
     lines = []
     for segment in transcript.segments:
-        speaker = UNKNOWN_SPEAKER if segment.speaker is None else _column(segment.speaker)
+        speaker = UNKNOWN_SPEAKER if segment.speaker is None else _label(segment.speaker)
         times = _rttm_times(segment.start, segment.end)
         if segment.text.strip() and segment.duration > 0:
             lines.append(f"SPEAKER {name} 0 {times} <NA> <NA> {speaker} <NA> <NA>\n")
         for word in segment.words:
             times = _rttm_times(word.start, word.end)
-            label = _column(word.text).replace('"', "'")
+            label = _label(word.text)
             sure = round(word.confidence, 4)
             lines.append(f"LEXEME {name} 0 {times} {label} lex {speaker} {sure} <NA>\n")
     return "".join(lines)
@@ -228,26 +233,6 @@ def format_textgrid(transcript):
     return "\n".join(lines) + "\n"
 
 
-def recording_name(path):
-    """Names a recording in files of columns: by its file, without folder and ending.
-
-    Arguments
-    ---------
-    path : str
-
-    Returns
-    -------
-    name : str
-
-    Example
-    -------
-    >>> recording_name("talks/day 1.wav")
-    'day_1'
-    """
-    # A line that begins with semicolons is a comment.
-    return _column(Path(path).stem).lstrip(";") or "recording"
-
-
 # How each kind of file is written, by its name and ending.
 # What a transcript can be written as.
 FORMATS = {
@@ -294,9 +279,8 @@ def _timed_words(transcript):
     return transcript.words
 
 
-def _column(text):
-    """What can stand in a column of CTM or RTTM."""
-    return re.sub(r"\s+", "_", clean_text(text)) or "_"
+def _label(text):
+    return as_column(text).replace('"', "'")
 
 
 def _rttm_times(start, end):

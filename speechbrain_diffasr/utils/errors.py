@@ -1,6 +1,6 @@
 """Errors of bad input: one line that names the file, what is wrong, and the remedy."""
 
-import os
+from speechbrain_diffasr.utils.paths import path_text
 
 
 class DiffASRError(ValueError):
@@ -37,7 +37,7 @@ class DiffASRError(ValueError):
         -------
         error : DiffASRError
         """
-        return cls(f"{os.fspath(name)}: {reason}")
+        return cls(f"{path_text(name)}: {reason}")
 
 
 class AudioError(DiffASRError):

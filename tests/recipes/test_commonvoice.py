@@ -116,8 +116,8 @@ def test_columns_of_the_first_release_will_do(corpus, tmp_path):
     ("old", "new", "encoding", "message"),
     [
         ("\tsentence\t", "\ttext\t", "utf-8", "dev.tsv: no column 'sentence', only 'client_id'"),
-        ("\tcommon_voice", "\ncommon_voice", "utf-8", "dev.tsv: line 2 has not all columns"),
-        ("Nobody", "Everybody", "utf-16", r"dev.tsv: damaged \("),
+        ("\tcommon_voice", "\ncommon_voice", "utf-8", "dev.tsv: line 2 has 1 values, not 13"),
+        ("Nobody", "Écoute", "latin-1", r"dev.tsv: damaged \("),
     ],
 )
 def test_a_damaged_table_is_named(own_corpus, tmp_path, old, new, encoding, message):

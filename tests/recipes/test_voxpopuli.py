@@ -187,7 +187,7 @@ def test_accented_english_is_english(corpus, tmp_path):
     [
         ("[[", "((", r"asr_en.tsv.gz: vad of 2011.* is '\(\(.*', not \[\[start, stop\], ...\]"),
         ("|vad|", "|spans|", "asr_en.tsv.gz: no column 'vad', only 'session_id', 'id_'"),
-        ("|0|Mister", "\r\n|0|Mister", "asr_en.tsv.gz: line 2 has not all columns"),
+        ("|0|Mister", "\r\n|0|Mister", "asr_en.tsv.gz: line 2 has 2 values, not 11"),
     ],
 )
 def test_a_damaged_annotation_is_named(corpus, tmp_path, old, new, message):

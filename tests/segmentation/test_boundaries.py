@@ -11,9 +11,12 @@ import torch
 from speechbrain.dataio import audio_io
 from speechbrain.inference.VAD import VAD
 
+from speechbrain_diffasr import Segment, Transcript
 from speechbrain_diffasr.dataio import load_audio
 from speechbrain_diffasr.segmentation import Region, SileroVAD, read_boundaries, read_rttm
-from speechbrain_diffasr.segmentation.boundaries import regions_from_tensor
+from speechbrain_diffasr.segmentation.boundaries import Rttm, regions_from_tensor
+from speechbrain_diffasr.text.recordings import recording_names
+from speechbrain_diffasr.transcripts.writers import format_rttm
 from speechbrain_diffasr.utils.errors import BoundaryError, MissingPackageError
 
 RATE = 16000
@@ -172,6 +175,54 @@ def test_reference_rttm_of_recipes(tmp_path):
         read_rttm(path, "rec3")
 
 
+def test_comments_and_old_lines_of_nine_fields(tmp_path):
+    path = tmp_path / "call.rttm"
+    path.write_text(
+        ";; a comment\n; another, with many words in it, more than ten of them, all in one line\n"
+        "# a third\n\nSPKR-INFO call 1 <NA> <NA> <NA> unknown anna <NA> <NA>\n"
+        "SPEAKER call 1 0.5 1.0 <NA> <NA> anna <NA>\n"
+    )
+    assert read_rttm(path) == [Region(0.5, 1.5, "anna")]
+
+
+SEVERAL = [
+    "my call.wav", "other.wav", "mon/1.wav", "tue/1.wav", 'a "quoted" one.wav', ";;odd.wav",
+    "café.wav", "a.b.wav",
+]  # fmt: skip
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    names = recording_names(SEVERAL)
+    turns = {
+        path: Segment(index, index + 0.5, "hello", speaker=f"speaker {index}")
+        for index, path in enumerate(SEVERAL)
+    }
+    path = tmp_path / "own.rttm"
+    path.write_text(
+        "".join(
+            format_rttm(Transcript((turns[audio],), 20.0, name=audio), name)
+            for audio, name in zip(SEVERAL, names, strict=True)
+        )
+    )
+    rttm = Rttm.read(path, allow_other_name=False).of_files(SEVERAL)
+    for index, audio in enumerate(SEVERAL):
+        assert rttm.turns_of_audio(audio) == [Region(index, index + 0.5, f"speaker_{index}")]
+    alone = Rttm.read(path, allow_other_name=False)
+    assert alone.turns_of_audio("elsewhere/my call.wav")[0].speaker == "speaker_0"
+    with pytest.raises(BoundaryError, match="no turns of recording 'third'"):
+        rttm.turns_of_audio("third.wav")
+
+
+def test_one_name_for_two_files_is_not_taken_for_both(tmp_path):
+    path = tmp_path / "call.rttm"
+    path.write_text("SPEAKER 1 1 0.5 1.0 <NA> <NA> anna <NA> <NA>\n")
+    files = ["mon/1.wav", "tue/1.wav"]
+    rttm = Rttm.read(path, allow_other_name=False).of_files(files)
+    for audio in files:
+        with pytest.raises(BoundaryError, match=r"no turns of recording '(mon|tue)_1', only of 1"):
+            rttm.turns_of_audio(audio)
+
+
 @pytest.mark.parametrize(
     "read, content, reason",
     [
@@ -191,6 +242,16 @@ def test_reference_rttm_of_recipes(tmp_path):
         (read_rttm, "SPEAKER a 0 x 1.0 <NA> <NA> b <NA> <NA>\n", "'x' is not a time in seconds"),
         (read_rttm, "SPEAKER a 0 5 -1 <NA> <NA> b <NA> <NA>\n", "line 1: speech from 5 to 4 s"),
         (read_rttm, "SPEAKER a 0 inf 1 <NA> <NA> b <NA> <NA>\n", "'inf' is not a time in seconds"),
+        (
+            read_rttm,
+            "SPEAKER my call 1 0 1 <NA> <NA> anna <NA> <NA>\n",
+            r"line 1: 11 fields, not 10 \(white space in the name of the recording or speaker",
+        ),
+        (
+            read_rttm,
+            "SPEAKER call 1 0 1 <NA> <NA> anna maria <NA> <NA>\n",
+            "line 1: 11 fields, not 10",
+        ),
         (read_rttm, "a,0.0,1.0,anna\n", "line 1: 'a,0.0,1.0,anna' is not like"),
     ],
 )

@@ -136,7 +136,7 @@ def test_pyannote_reads_rttm(tmp_path):
         if not transcript.segments:
             continue
         path = written(transcript, "rttm", tmp_path)
-        names = {None: "unknown", "spk 1": "spk_1", 'O"Neil & <Co>': 'O"Neil_&_<Co>'}
+        names = {None: "unknown", "spk 1": "spk_1", 'O"Neil & <Co>': "O'Neil_&_<Co>"}
         for kind, parts in [
             ("SPEAKER", [(part, part.speaker) for part in transcript.segments]),
             ("LEXEME", [(w, part.speaker) for part in transcript.segments for w in part.words]),
