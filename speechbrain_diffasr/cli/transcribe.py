@@ -19,7 +19,7 @@ from speechbrain_diffasr.cli.common import (
     write_stdout,
 )
 from speechbrain_diffasr.text.display import one_field, printable
-from speechbrain_diffasr.text.recordings import recording_names
+from speechbrain_diffasr.text.recordings import CHANNELS, recording_names
 from speechbrain_diffasr.transcripts.schema import format_json_list
 from speechbrain_diffasr.transcripts.writers import FORMATS, format_text
 from speechbrain_diffasr.utils.errors import (
@@ -153,6 +153,9 @@ def _transcribe_files(args, model, options):
             elif not result.text.strip():
                 name = printable(path_text(args.files[index]))
                 tqdm.write(f"diffasr: {name}: {EMPTY}", file=stderr)
+            for note in result.notes if result is not None else ():
+                name = printable(path_text(args.files[index]))
+                tqdm.write(f"diffasr: {name}: {note}", file=stderr)
             results[index] = result
             # They end in another order; each is shown once all before it are there.
             while shown in results:
@@ -175,7 +178,9 @@ def _transcribe_manifest(args):
         except ManifestError as err:
             raise UsageError(f"--manifest: {err}") from None
         settings = {name: getattr(args, name) for name in _SETTINGS}
-        model, options, failures = None, None, []
+        if args.channels != "auto":
+            settings["channels"] = args.channels
+        model, options, failures, notes = None, None, [], []
 
         def transcribe(group):
             languages = [args.language or item.language for item in group]
@@ -186,6 +191,8 @@ def _transcribe_manifest(args):
             bar.update()
             if isinstance(result, AudioError):
                 failures.append(str(result))
+            else:
+                notes.extend(f"{path_text(item.path)}: {note}" for note in result.notes)
 
         try:
             # The folder first, since it takes no time to see whether it can be used.
@@ -204,7 +211,7 @@ def _transcribe_manifest(args):
                     summary = job.run(transcribe, report, group)
         except ManifestError as err:
             raise UsageError(f"--output: {err}") from None
-    for line in sorted(failures):
+    for line in [*sorted(notes), *sorted(failures)]:
         print(f"diffasr: {printable(line)}", file=sys.stderr)
     listed = f", listed in {job.folder / FAILURES}" if summary.failures else ""
     write_stdout(f"{summary}{listed}\n", "text")
@@ -247,6 +254,16 @@ def add_transcribe(commands):
         metavar="PATH",
         help="the file to write, as UTF-8, when all is done; with --manifest the folder for the "
         "outputs, made if needed [default: stdout]",
+    )
+    parser.add_argument(
+        "--channels",
+        choices=CHANNELS,
+        metavar="HOW",
+        default="auto",
+        help="of files with several: mix them, hear the first alone, or hear each separate, as a "
+        "speaker (left and right, or channel 1, 2, ...); auto: separate where two hold different "
+        "speech, such as the ends of a call, and --rttm does not tell who speaks, else mix "
+        "[default: %(default)s]",
     )
     options = parser.add_argument_group("long audio")
     options.add_argument(
@@ -293,6 +310,8 @@ def _check(args):
         raise UsageError("name audio files (FILE ...), or a --manifest; see --help")
     if args.manifest is not None and not args.output:
         raise UsageError("--manifest: name a folder for the transcripts with --output")
+    if args.channels == "separate" and args.rttm is not None:
+        raise UsageError("--channels: separate makes each a speaker; give no --rttm with it")
     if args.boundaries is not None and (args.manifest is not None or len(args.files) > 1):
         raise UsageError("--boundaries: they are of one recording; name one audio file")
     if args.manifest is None and len(args.files) > 1 and args.format not in _JOINABLE:
@@ -332,6 +351,7 @@ def _prepare(args, paths):
         turns=turns,
         words=args.format not in _WORDLESS,
         max_gap=args.max_gap,
+        channels=args.channels,
     )
 
 

@@ -1,6 +1,7 @@
 """Load, check, resample: a file or a tensor becomes 16 kHz mono, or one clear line of error."""
 
 import contextlib
+import copy
 import math
 import os
 import sys
@@ -9,6 +10,7 @@ import soundfile
 import torch
 from speechbrain.dataio import audio_io
 
+from speechbrain_diffasr.dataio.channels import CANCEL, Cancelling, Comparison
 from speechbrain_diffasr.dataio.containers import truncated
 from speechbrain_diffasr.dataio.header import check_length, damaged, fits, read_header
 from speechbrain_diffasr.dataio.resampling import affordable_rate, normalizer, resample_blocks
@@ -22,10 +24,9 @@ _SHORT_BLOCK = 2**14
 # Bits to a step from 0 to 1; of formats that are not listed, as many as 16 bits have. Floats have
 # no step.
 _BITS = {"PCM_24": 23, "PCM_32": 31, "FLOAT": math.inf, "DOUBLE": math.inf}
-_CANCEL = "the channels cancel out when mixed to mono; keep one of them"
 
 
-def load_audio(path, sample_rate=16000, max_seconds=None):
+def load_audio(path, sample_rate=16000, max_seconds=None, channel=None):
     """Loads an audio file as the model wants it: mono, at its sample rate.
 
     Arguments
@@ -36,6 +37,8 @@ def load_audio(path, sample_rate=16000, max_seconds=None):
         Samples per second to return. Default: 16000.
     max_seconds : float, optional
         Longer audio is refused from its header, before anything is decoded. Default: no limit.
+    channel : int, optional
+        The only one to keep, from 0. Default: the mean of all.
 
     Returns
     -------
@@ -46,7 +49,7 @@ def load_audio(path, sample_rate=16000, max_seconds=None):
     ------
     AudioError
         If the file is missing, unreadable, empty, not audio, truncated, too long, silent to the
-        last bit, or holds NaN or infinite samples.
+        last bit, or holds NaN or infinite samples, or if its channels cancel out.
 
     Example
     -------
@@ -72,15 +75,47 @@ def load_audio(path, sample_rate=16000, max_seconds=None):
     rate = header.samplerate
     audio = torch.cat([part for part, _ in parts])  # [T, C]
     check_complete(path, header, len(audio))
+    audio = select_channel(audio, channel, path)
     check_waveform(audio.flatten(), path)
+    cancelling = Cancelling()
+    cancelling.add(audio)
+    if cancelling.found:
+        raise AudioError.of(path, CANCEL)
 
     wav = normalizer(sample_rate)(audio, affordable_rate(rate, sample_rate))
     if max_seconds is not None:
         # Resampling rounds the length up; that the file is not too long is known by now.
         wav = wav[: math.ceil(max_seconds * sample_rate)]
-    if not wav.any():
-        raise AudioError.of(path, _CANCEL)
     return wav.contiguous()
+
+
+def select_channel(audio, channel, name):
+    """Keeps one channel.
+
+    Arguments
+    ---------
+    audio : torch.Tensor
+        [T, C].
+    channel : int or None
+        From 0; None keeps all.
+    name : str
+        Of the file, for the message.
+
+    Returns
+    -------
+    audio : torch.Tensor
+        [T, C] or [T, 1].
+
+    Raises
+    ------
+    AudioError
+        If there is no such channel.
+    """
+    if channel is None:
+        return audio
+    if not 0 <= channel < audio.shape[1]:
+        raise AudioError.of(name, f"no channel {channel}; it has {audio.shape[1]}, from 0")
+    return audio[:, channel : channel + 1]
 
 
 def check_audio(path):
@@ -149,6 +184,8 @@ class AudioStream:
         Any format that soundfile reads, any rate, any number of channels (they are averaged).
     sample_rate : int
         Samples per second to give. Default: 16000.
+    channel : int, optional
+        The only one to give, from 0. Default: the mean of all.
 
     Raises
     ------
@@ -166,10 +203,49 @@ class AudioStream:
     [16000, 32000]
     """
 
-    def __init__(self, path, sample_rate=16000):
+    def __init__(self, path, sample_rate=16000, channel=None):
         self.path = os.fspath(path)
         self.sample_rate = sample_rate
+        self.channel = channel
         self.header = read_header(self.path)
+
+    def of_channel(self, channel):
+        """The same file, of which only one channel is read.
+
+        Arguments
+        ---------
+        channel : int
+            From 0.
+
+        Returns
+        -------
+        stream : AudioStream
+        """
+        stream = copy.copy(self)
+        stream.channel = channel
+        return stream
+
+    def compare_channels(self):
+        """Reads the file once, and compares its channels.
+
+        Returns
+        -------
+        are_apart : bool
+            Whether there are two, with different speech.
+
+        Raises
+        ------
+        AudioError
+            If the file is damaged or ends early, or its channels cancel out when mixed.
+        """
+        cancelling, comparison = Cancelling(), Comparison(self.header.samplerate)
+        for block in self._read(_BLOCK):
+            cancelling.add(block)
+            if self.header.channels == 2:
+                comparison.add(block)
+        if cancelling.found:
+            raise AudioError.of(self.path, CANCEL)
+        return comparison.found
 
     @property
     def seconds(self):
@@ -201,12 +277,16 @@ class AudioStream:
             cancel out.
         """
         rate = affordable_rate(self.header.samplerate, self.sample_rate)
-        heard = False
-        for wav in resample_blocks(self._read(_BLOCK), rate, self.sample_rate):
-            heard = heard or bool(wav.any())
-            yield wav
-        if self._loud and not heard:
-            raise AudioError.of(self.path, _CANCEL)
+        cancelling = Cancelling()
+
+        def watched():
+            for block in self._read(_BLOCK):
+                cancelling.add(block)
+                yield block
+
+        yield from resample_blocks(watched(), rate, self.sample_rate)
+        if cancelling.found:
+            raise AudioError.of(self.path, CANCEL)
 
     def pieces(self, spans):
         """Reads parts of the file.
@@ -259,7 +339,7 @@ class AudioStream:
         """Blocks as they are in the file, [T, C]."""
         header = self.header
         size = max(_SHORTEST_BLOCK, samples // header.channels)
-        length, self._loud = 0, False
+        length = 0
         try:
             for block in self._decode(size):
                 bad = (~block.isfinite()).any(dim=1).nonzero()
@@ -269,7 +349,6 @@ class AudioStream:
                         self.path, f"NaN or infinite samples at {time:.2f} s; export it again"
                     )
                 length += len(block)
-                self._loud = self._loud or bool(block.any())
                 yield block
         except soundfile.LibsndfileError as err:
             raise AudioError.of(self.path, damaged(header.format, err)) from None
@@ -279,7 +358,7 @@ class AudioStream:
         for source in self.header.sources(self.path):
             with soundfile.SoundFile(source) as file:
                 while len(block := file.read(size, dtype="float32", always_2d=True)):
-                    yield torch.from_numpy(block)
+                    yield select_channel(torch.from_numpy(block), self.channel, self.path)
 
 
 def check_waveform(wav, name, max_seconds=None, sample_rate=16000):

@@ -156,8 +156,8 @@ class DiffusionASR(EncoderDecoderASR):
         Arguments
         ---------
         path : str or Path
-            Any format that soundfile reads, any rate, any number of channels; a URL or a file
-            of a Hub repository too.
+            Any format that soundfile reads, any rate, any number of channels (they are averaged);
+            a URL or a file of a Hub repository too.
         savedir : str, optional
             Where a remote file is kept.
 
@@ -202,7 +202,8 @@ class DiffusionASR(EncoderDecoderASR):
         savedir : str, optional
             Where a remote file is kept.
         **options : dict
-            `segmentation`, `boundaries`, `turns`, `max_gap` and `batch_size` of `transcribe_long`.
+            `segmentation`, `boundaries`, `turns`, `max_gap`, `channels` and `batch_size` of
+            `transcribe_long`.
 
         Returns
         -------
@@ -252,6 +253,10 @@ class DiffusionASR(EncoderDecoderASR):
         max_gap : float, optional
             Longest pause inside of a window, in seconds; see `Segmenter`. Default: the model's
             own, or 1 if it has none.
+        channels : str
+            Of a file that has several: mix, first, separate (each is heard by itself, as a speaker
+            such as "left"), or auto: separate where two hold different speech and `turns` does
+            not tell who speaks, and else mix. Default: auto.
         batch_size : int
             Windows that are decoded together. Default: 8.
 
@@ -290,6 +295,7 @@ class DiffusionASR(EncoderDecoderASR):
         ((_, result),) = self.stream_files([path], options=decoding)
         if isinstance(result, AudioError):
             raise result
+        _tell(result)
         return result
 
     def transcribe_files(
@@ -328,6 +334,7 @@ class DiffusionASR(EncoderDecoderASR):
         for index, result in tqdm(results, total=len(paths), unit="file", disable=not progress):
             if isinstance(result, AudioError):
                 raise result
+            _tell(result)
             texts[index] = result.text
         return texts
 
@@ -344,6 +351,7 @@ class DiffusionASR(EncoderDecoderASR):
         turns: list | None = None,
         words: bool = False,
         max_gap: float | None = None,
+        channels: str = "auto",
         on_window: Callable | None = None,
         callback: Callable | None = None,
         on_start: Callable | None = None,
@@ -359,7 +367,9 @@ class DiffusionASR(EncoderDecoderASR):
         ---------
         paths : list
             The files.
-        language, steps, seed, batch_size, workers, segmentation, boundaries, turns, words, max_gap
+        language, steps, seed, batch_size, workers, segmentation, boundaries, turns, words
+            As `DecodingOptions` says.
+        max_gap, channels
             As `DecodingOptions` says.
         on_window : callable, optional
             Called whenever a window of a long file is done, with the index of the file in
@@ -396,6 +406,7 @@ class DiffusionASR(EncoderDecoderASR):
                 turns=turns,
                 words=words,
                 max_gap=max_gap,
+                channels=channels,
             )
         if options.language is None:
             options = replace(options, language=self.mods.decoder.language)
@@ -577,6 +588,12 @@ class DiffusionASR(EncoderDecoderASR):
             To store the weights in. Default: as they are.
         """
         save_pretrained(self.hparams.pretrainer, self.hyperparams, folder, dtype)
+
+
+def _tell(transcript):
+    """Logs what the reader of a text should know."""
+    for note in transcript.notes:
+        logger.warning("%s: %s", transcript.name, note)
 
 
 def _usable(run_opts):

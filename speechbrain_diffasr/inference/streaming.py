@@ -17,6 +17,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_diffasr.dataio.audio import AudioStream, load_audio
+from speechbrain_diffasr.dataio.channels import APART
 from speechbrain_diffasr.dataio.header import file_seconds
 from speechbrain_diffasr.decoders.language_id import FoundLanguage, identify_language
 from speechbrain_diffasr.decoders.queueing import Queue, Utterance
@@ -26,7 +27,9 @@ from speechbrain_diffasr.segmentation.regions import Region
 from speechbrain_diffasr.segmentation.segmenter import MARGIN
 from speechbrain_diffasr.segmentation.turns import flatten_turns
 from speechbrain_diffasr.segmentation.windows import Window, WindowPlan
-from speechbrain_diffasr.transcripts.assembly import WindowResult, assemble
+from speechbrain_diffasr.text.recordings import CHANNELS
+from speechbrain_diffasr.transcripts.assembly import WindowResult, assemble, merge_channels
+from speechbrain_diffasr.transcripts.types import Transcript
 from speechbrain_diffasr.utils.errors import AudioError
 from speechbrain_diffasr.utils.parallel import prefetch
 from speechbrain_diffasr.utils.paths import path_text
@@ -68,6 +71,10 @@ class DecodingOptions:
     max_gap : float, optional
         Longest pause inside of a window, in seconds; see `Segmenter`. Default: the model's own,
         or 1 if it has none.
+    channels : str
+        Of files that have several: mix (their mean), first, separate (each is heard by itself, as
+        a speaker: left and right, or channel 1 and so on), or auto: separate where two hold
+        different speech and `turns` does not tell who speaks, and else mix. Default: auto.
     """
 
     language: str | list | None = None
@@ -80,6 +87,7 @@ class DecodingOptions:
     turns: list | None = None
     words: bool = False
     max_gap: float | None = None
+    channels: str = "auto"
 
     def requests(self, paths):
         """What is asked for each file.
@@ -95,8 +103,14 @@ class DecodingOptions:
         Raises
         ------
         ValueError
-            If a list is of another length.
+            If a list is of another length, or channels cannot be heard so.
         """
+        if self.channels not in CHANNELS:
+            raise ValueError(
+                f"channels: {self.channels!r} is unknown; choose {', '.join(CHANNELS)}"
+            )
+        if self.channels == "separate" and self.turns is not None:
+            raise ValueError("channels: separate makes each a speaker; give no turns with it")
         each = [
             broadcast(name, getattr(self, name), len(paths))
             for name in ("language", "seed", "boundaries", "turns")
@@ -139,6 +153,9 @@ class _File:
     error: AudioError | None = None
     speakers: list | None = None  # turns that say whose words are, and not where speech is
     is_read: bool = False
+    siblings: list | None = None  # the file once for each channel, if they are heard apart
+    result: Transcript | AudioError | None = None
+    notes: tuple = ()
     waiting: int = 0  # windows that are not decoded yet
     done: float = 0.0  # s, as far as anything was heard
     heard: list = field(default_factory=list)
@@ -272,30 +289,60 @@ class FileReader:
         Yields
         ------
         file : _File
-            With a plan and a source, or with an error. Longest first, where several are decoded
-            together.
+            With a plan and a source, or with an error; one for each channel, if these are heard
+            apart. Longest first, where several are decoded together.
         """
         order = range(len(requests))
         if self.options.batch_size > 1:
             order = longest_first([request.path for request in requests])
-        yield from prefetch(
+        for files in prefetch(
             lambda index: self._read(index, requests[index], len(requests) == 1),
             order,
             self.options.workers,
             ahead=2 * self.options.batch_size,
-        )
+        ):
+            yield from files
 
     def _read(self, index, request, allow_other_name):
-        file = _File(index, request)
+        """A file, or one for each of its channels."""
         try:
             stream = AudioStream(request.path, self.segmenter.sample_rate)
+            channels, notes = self._channels(stream, request)
+        except AudioError as error:
+            return [_File(index, request, error=error)]
+        files = [_File(index, request, notes=notes) for _ in channels]
+        for file, channel in zip(files, channels, strict=True):
+            file.siblings = files if len(files) > 1 else None
+            self._plan(file, stream.of_channel(channel), allow_other_name)
+        return files
+
+    def _channels(self, stream, request):
+        """Which channels of a file are heard, each by itself, None for all mixed; and notes."""
+        how, count = self.options.channels, stream.header.channels
+        if count == 1:
+            return [None], ()
+        if how == "first":
+            return [0], ()
+        if how == "separate":
+            return list(range(count)), ()
+        if not stream.compare_channels():
+            return [None], ()
+        if how == "auto" and request.turns is None:
+            return list(range(count)), (f"{APART}: each is heard by itself",)
+        return [None], (f"{APART} are mixed; channels separate hears each by itself",)
+
+    def _plan(self, file, stream, allow_other_name):
+        """Finds what is to be heard in a file."""
+        request = file.request
+        try:
             if request.turns is not None:
                 turns = as_turns(request.turns, request.path, allow_other_name)
                 file.request = request = replace(request, turns=turns)
             regions = self._regions(file, stream)
             if self.segmenter.fits_one_window(stream, regions):
                 limit = self.segmenter.max_seconds
-                file.source = load_audio(request.path, self.segmenter.sample_rate, limit)
+                rate = self.segmenter.sample_rate
+                file.source = load_audio(request.path, rate, limit, stream.channel)
                 duration = len(file.source) / self.segmenter.sample_rate
                 file.plan = WindowPlan(duration, (Window(0.0, duration),))
             else:
@@ -305,7 +352,6 @@ class FileReader:
             file.error = error
         except ValueError as error:  # of boundaries
             file.error = AudioError.of(request.path, error)
-        return file
 
     def _regions(self, file, stream):
         """Where speech is, if the request tells; turns may tell it, or only who speaks."""
@@ -505,12 +551,18 @@ class Assembler:
         """Yields the index of a file and its result, if nothing of it is on its way any more."""
         if not file.is_read or file.waiting:
             return
-        result = file.error
-        if result is None:
+        file.result = file.error
+        if file.result is None:
             request = file.request
             name = path_text(request.path)
             result = assemble(file.plan, file.heard, file.speakers, request.language, name)
-        yield file.index, result
+            file.result = replace(result, notes=file.notes)
+        if file.siblings is None:
+            yield file.index, file.result
+        elif all(one.result is not None for one in file.siblings):
+            results = [one.result for one in file.siblings]
+            errors = [one for one in results if isinstance(one, AudioError)]
+            yield file.index, errors[0] if errors else merge_channels(results)
 
 
 def longest_first(paths, window=SORTED_TOGETHER):

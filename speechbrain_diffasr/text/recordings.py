@@ -1,10 +1,13 @@
-"""What recordings are called in files of columns, such as CTM and RTTM."""
+"""What recordings are called in files of columns, such as CTM and RTTM, and their channels."""
 
 import re
 from pathlib import Path
 
 from speechbrain_diffasr.text.display import clean_text
 from speechbrain_diffasr.utils.paths import path_text
+
+# How a file with several channels can be heard.
+CHANNELS = ("auto", "mix", "first", "separate")
 
 
 def as_column(text):
@@ -80,6 +83,27 @@ def recording_names(paths):
         while len({names[path] for path in group} - others) < len(group):
             names |= next(longer)
     return [names[Path(path_text(path))] for path in paths]
+
+
+def channel_names(count):
+    """What the channels of a file are called.
+
+    Arguments
+    ---------
+    count : int
+
+    Returns
+    -------
+    names : list of str
+
+    Example
+    -------
+    >>> channel_names(2), channel_names(3)
+    (['left', 'right'], ['channel 1', 'channel 2', 'channel 3'])
+    """
+    if count == 2:
+        return ["left", "right"]
+    return [f"channel {index}" for index in range(1, count + 1)]
 
 
 def _longer_names(name, group):

@@ -1,12 +1,13 @@
 """One transcript from what was heard in the windows of a recording."""
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from speechbrain_diffasr.decoders.language_id import FoundLanguage
 from speechbrain_diffasr.segmentation.turns import flatten_turns
 from speechbrain_diffasr.segmentation.windows import Window
+from speechbrain_diffasr.text.recordings import channel_names
 from speechbrain_diffasr.transcripts.stitching import join_overlapping
 from speechbrain_diffasr.transcripts.types import Segment, Transcript
 
@@ -130,6 +131,45 @@ def _around(whole, start, end, words):
 # A word outside of all turns belongs to the nearest one, if it is no further away: a diarizer's
 # edges are seldom better.
 MAX_DISTANCE = 1.0  # s
+
+
+def merge_channels(transcripts):
+    """Makes one transcript of those of a recording's channels, each of which is a speaker.
+
+    Arguments
+    ---------
+    transcripts : list of Transcript
+        In the order of the channels.
+
+    Returns
+    -------
+    transcript : Transcript
+
+    Example
+    -------
+    >>> parts = [Transcript((Segment(1.0, 2.0, "No."),), 3.0, "en"),
+    ...          Transcript((Segment(0.0, 1.0, "Yes?"),), 3.0, "en")]
+    >>> [(part.speaker, part.text) for part in merge_channels(parts).segments]
+    [('right', 'Yes?'), ('left', 'No.')]
+    """
+    names = channel_names(len(transcripts))
+    spoken = [one for one in transcripts if one.segments] or transcripts[:1]
+    language = spoken[0].language if len({one.language for one in spoken}) == 1 else None
+    sure = [one.language_probability for one in spoken if one.language_probability is not None]
+    return replace(
+        transcripts[0],
+        segments=tuple(
+            replace(segment, speaker=name)
+            for name, one in zip(names, transcripts, strict=True)
+            for segment in one.segments
+        ),
+        duration=max(one.duration for one in transcripts),
+        language=language,
+        language_probability=min(sure) if sure and language is not None else None,
+        steps=max((one.steps for one in transcripts if one.steps is not None), default=None),
+        tokens=tuple(token for one in transcripts for token in one.tokens),
+        channels=tuple(names),
+    )
 
 
 def attribute_speakers(segments, turns, max_distance=MAX_DISTANCE):

@@ -1,6 +1,6 @@
 """Words, segments, transcripts."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from speechbrain_diffasr.text.spacing import join_texts, join_words, split_text
 
@@ -132,6 +132,10 @@ class Transcript:
         What was decoded, of all windows. Default: not known.
     name : str, optional
         Of the recording, such as its path. Default: it has none.
+    channels : tuple of str
+        The speakers that are channels of the recording, in their order. Default: none are.
+    notes : tuple of str
+        What whoever reads it should know of how it was made. Default: nothing.
 
     Example
     -------
@@ -148,6 +152,8 @@ class Transcript:
     steps: int | None = None
     tokens: tuple[int, ...] = ()
     name: str | None = None
+    channels: tuple[str, ...] = field(default=(), compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self):
         ordered = sorted(self.segments, key=lambda segment: segment.start)

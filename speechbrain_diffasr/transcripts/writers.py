@@ -94,7 +94,8 @@ def format_text(transcript):
 def format_ctm(transcript, name=None):
     """Writes words with times and confidence as CTM, the format of NIST's sclite.
 
-    A line for each word: recording, channel 1, start and duration in seconds, word, confidence.
+    A line for each word: recording, channel, start and duration in seconds, word, confidence.
+    The channel is 1, or that of the speaker where speakers are channels.
     The recording is named as the audio file without its ending; white space in it and in words
     becomes "_", since it divides the columns. CTM has no place for speakers.
 
@@ -124,11 +125,18 @@ def format_ctm(transcript, name=None):
     """
     name = recording_name(transcript.name) if name is None else name
     lines = []
-    for word in sorted(_timed_words(transcript), key=lambda word: word.start):
+    _check_times(transcript)
+    words = [
+        (word, _channel(transcript, segment.speaker) or 1)
+        for segment in transcript.segments
+        for word in segment.words
+    ]
+    for word, channel in sorted(words, key=lambda both: (both[1], both[0].start)):
         # Rounded before the difference, so that words that meet still do.
         start, end = round(word.start, 3), round(word.end, 3)
         label = as_column(word.text)
-        lines.append(f"{name} 1 {start:.3f} {end - start:.3f} {label} {word.confidence:.4f}\n")
+        times = f"{start:.3f} {end - start:.3f}"
+        lines.append(f"{name} {channel} {times} {label} {word.confidence:.4f}\n")
     return "".join(lines)
 
 
@@ -141,7 +149,8 @@ def format_rttm(transcript, name=None):
     LEXEME line with its times, spelling, speaker and confidence. Without times of words there
     are SPEAKER lines only. See "RTTM-format-v13", NIST, 2009.
 
-    White space in names and words becomes "_", and quotation marks in words become "'", because
+    The channel is 0, or that of the speaker, from 1, where speakers are channels. White space in
+    names and words becomes "_", and quotation marks in words become "'", because
     common readers take them for the quotes of a table. An unknown speaker is "unknown".
 
     Arguments
@@ -167,14 +176,15 @@ def format_rttm(transcript, name=None):
     lines = []
     for segment in transcript.segments:
         speaker = UNKNOWN_SPEAKER if segment.speaker is None else _label(segment.speaker)
+        channel = _channel(transcript, segment.speaker)
         times = _rttm_times(segment.start, segment.end)
         if segment.text.strip() and segment.duration > 0:
-            lines.append(f"SPEAKER {name} 0 {times} <NA> <NA> {speaker} <NA> <NA>\n")
+            lines.append(f"SPEAKER {name} {channel} {times} <NA> <NA> {speaker} <NA> <NA>\n")
         for word in segment.words:
             times = _rttm_times(word.start, word.end)
             label = _label(word.text)
             sure = round(word.confidence, 4)
-            lines.append(f"LEXEME {name} 0 {times} {label} lex {speaker} {sure} <NA>\n")
+            lines.append(f"LEXEME {name} {channel} {times} {label} lex {speaker} {sure} <NA>\n")
     return "".join(lines)
 
 
@@ -269,14 +279,18 @@ def file_ending(kind):
 _BY_ENDING = {ending: kind for kind in FORMATS for ending in (file_ending(kind), kind)}
 
 
-def _timed_words(transcript):
+def _channel(transcript, speaker):
+    """The number of the channel that is a speaker, from 1; 0 if speakers are no channels."""
+    return transcript.channels.index(speaker) + 1 if speaker in transcript.channels else 0
+
+
+def _check_times(transcript):
     untimed = [part for part in transcript.segments if part.text.strip() and not part.words]
     if untimed:
         raise WriterError(
             f"CTM needs the times of words, and the segment at {untimed[0].start:.2f} s has none; "
             "transcribe with word times, or write another format"
         )
-    return transcript.words
 
 
 def _label(text):
