@@ -25,6 +25,8 @@ REQUIRED = [
 ]
 TENSORBOARD = ["tensorboard>=2.16,<3"]
 VAD = ["silero-vad>=6.2.3,<7"]
+# FFmpeg in a wheel, for what libsndfile cannot open.
+AV = ["av>=15,<19"]
 # What transcripts are read back by, in the format that each is written in.
 READERS = [
     "jsonschema>=4.26,<5",
@@ -49,6 +51,7 @@ TEST = [
     *READERS,
     *TENSORBOARD,
     *VAD,
+    *AV,
 ]
 # The models stand beside the package in the source, and in it once it is installed.
 MODELS = "speechbrain_diffasr.pretrained"
@@ -81,6 +84,6 @@ setup(
     },
     python_requires=">=3.11",
     install_requires=REQUIRED,
-    extras_require={"tensorboard": TENSORBOARD, "vad": VAD, "test": TEST},
+    extras_require={"tensorboard": TENSORBOARD, "vad": VAD, "av": AV, "test": TEST},
     entry_points={"console_scripts": ["diffasr=speechbrain_diffasr.cli:main"]},
 )

@@ -29,7 +29,7 @@ from speechbrain_diffasr.utils.errors import (
     ManifestError,
     WriterError,
 )
-from speechbrain_diffasr.utils.paths import path_text
+from speechbrain_diffasr.utils.paths import local_path, path_text
 
 TRANSCRIBE = """\
 Writes what is said in audio files of any length.
@@ -106,6 +106,7 @@ def transcribe(args):
         written.
     """
     _check(args)
+    args.files = list(map(local_path, args.files))
     if args.manifest is not None:
         return _transcribe_manifest(args)
     check_output(args.output, args.files)

@@ -10,6 +10,7 @@ import soundfile
 import torch
 from speechbrain.dataio import audio_io
 
+from speechbrain_diffasr.dataio import foreign
 from speechbrain_diffasr.dataio.channels import CANCEL, Cancelling, Comparison
 from speechbrain_diffasr.dataio.containers import truncated
 from speechbrain_diffasr.dataio.header import check_length, damaged, fits, read_header
@@ -32,7 +33,8 @@ def load_audio(path, sample_rate=16000, max_seconds=None, channel=None):
     Arguments
     ---------
     path : str or Path
-        Any format that soundfile reads, any rate, any number of channels (they are averaged).
+        Any format that soundfile reads, or with the extra `av` FFmpeg, any rate, any number of
+        channels (they are averaged).
     sample_rate : int
         Samples per second to return. Default: 16000.
     max_seconds : float, optional
@@ -73,6 +75,8 @@ def load_audio(path, sample_rate=16000, max_seconds=None, channel=None):
             raise
         raise AudioError.of(path, damaged(header.format, err.__cause__)) from None
     rate = header.samplerate
+    if header.is_foreign:
+        parts = [(block, rate) for block in foreign.decode(path)]
     audio = torch.cat([part for part, _ in parts])  # [T, C]
     check_complete(path, header, len(audio))
     audio = select_channel(audio, channel, path)
@@ -181,7 +185,8 @@ class AudioStream:
     Arguments
     ---------
     path : str or Path
-        Any format that soundfile reads, any rate, any number of channels (they are averaged).
+        Any format that soundfile reads, or with the extra `av` FFmpeg, any rate, any number of
+        channels (they are averaged).
     sample_rate : int
         Samples per second to give. Default: 16000.
     channel : int, optional
@@ -359,6 +364,15 @@ class AudioStream:
             with soundfile.SoundFile(source) as file:
                 while len(block := file.read(size, dtype="float32", always_2d=True)):
                     yield select_channel(torch.from_numpy(block), self.channel, self.path)
+        held, count = [], 0
+        for block in foreign.decode(self.path) if self.header.is_foreign else ():
+            held.append(select_channel(block, self.channel, self.path))
+            count += len(block)
+            if count >= size:
+                yield torch.cat(held)
+                held, count = [], 0
+        if held:
+            yield torch.cat(held)
 
 
 def check_waveform(wav, name, max_seconds=None, sample_rate=16000):

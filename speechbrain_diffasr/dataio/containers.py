@@ -35,6 +35,14 @@ _AIFF_CHUNKS = (
 )  # fmt: skip
 # Codecs inside a WAV that are MPEG audio (RFC 2361).
 _MPEG_IN_WAV = (0x50, 0x55)
+# Those that libsndfile reads: PCM, ADPCM of Microsoft and IMA, float, A-law, mu-law, GSM, NMS,
+# G.721, and the extensible format, which names one of them.
+_CODECS_IN_WAV = (0x01, 0x02, 0x03, 0x06, 0x07, 0x11, 0x31, 0x38, 0x40, 0xFFFE)
+_FOREIGN_IN_WAV = {
+    0x22: "TrueSpeech", 0x42: "G.723.1", 0x45: "G.726", 0x50: "MPEG layer II", 0x55: "MP3",
+    0x83: "G.729", 0xFF: "AAC", 0x160: "WMA", 0x161: "WMA", 0x162: "WMA", 0x2000: "AC-3",
+    0x674F: "Vorbis", 0x704F: "Opus", 0xF1AC: "FLAC",
+}  # fmt: skip
 # Kbit/s of a layer III frame by the index in its header: MPEG-1, then MPEG-2 and 2.5 (ISO 11172-3
 # and 13818-3, section 2.4.2.3). Zero is free or forbidden.
 _MP3_RATES = (
@@ -302,6 +310,30 @@ def _wav(path, data, start=None):
             return found, following
         place = chunks.behind(begin, size)
     return [Part(start, len(data))], None
+
+
+def wav_codec(path):
+    """Names the codec in a WAV that is none of those that libsndfile knows.
+
+    Arguments
+    ---------
+    path : str
+
+    Returns
+    -------
+    name : str or None
+        None if libsndfile knows it, or there is none.
+    """
+    with open(path, "rb") as file:
+        head = file.read(2**16)
+    place = head.find(b"fmt ")
+    if place < 0 or len(head) < place + 10:
+        return None
+    (codec,) = struct.unpack_from("<H", head, place + 8)
+    if codec in _CODECS_IN_WAV:
+        return None
+    name = _FOREIGN_IN_WAV.get(codec)
+    return f"codec {codec:#06x}" if name is None else f"{name} (codec {codec:#06x})"
 
 
 def _aiff(path, data, start=None):

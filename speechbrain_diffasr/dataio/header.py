@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import soundfile
 
-from speechbrain_diffasr.dataio.containers import MP3_SLACK, find_parts
+from speechbrain_diffasr.dataio import foreign
+from speechbrain_diffasr.dataio.containers import MP3_SLACK, find_parts, wav_codec
 from speechbrain_diffasr.utils.errors import AudioError
 
 _EXAMPLE = "e.g. ffmpeg -i IN OUT.wav"
 _AGAIN = f"encode it to a file again, {_EXAMPLE}"
 _SPLIT = "cut them apart, e.g. ffmpeg -i IN OUT.wav"
-_CONVERT = f"which soundfile cannot read; convert it, {_EXAMPLE}"
 # How files begin that are met under audio names: (offset, bytes, what they are).
 _NOT_AUDIO = [
     (0, b"PK\x03\x04", "starts with 'PK', a zip archive"),
@@ -29,14 +29,27 @@ _NOT_AUDIO = [
     (0, b"\x7fELF", "starts with 'ELF', a program"),
     (0, b"\x93NUMPY", "starts with 'NUMPY', a saved array"),
     (0, b"version https://git-lfs", "is a Git LFS pointer; run git lfs pull"),
-    (4, b"ftyp", f"is MP4 or M4A, {_CONVERT}"),
-    (0, b"\x1aE\xdf\xa3", f"is WebM or Matroska, {_CONVERT}"),
-    (0, b"\x30\x26\xb2\x75", f"is WMA, {_CONVERT}"),
-    (0, b"\xff\xf1", f"is AAC, {_CONVERT}"),
-    (0, b"\xff\xf9", f"is AAC, {_CONVERT}"),
-    (0, b"#!AMR", f"is AMR, {_CONVERT}"),
-    (8, b"AVI ", f"is AVI, {_CONVERT}"),
     (8, b"WEBP", "is a WebP image"),
+]
+# Sound that libsndfile cannot open: (offset, bytes, format).
+_FOREIGN = [
+    (4, b"ftyp", "MP4 or M4A"),
+    (4, b"moov", "QuickTime"),
+    (4, b"mdat", "QuickTime"),
+    (4, b"wide", "QuickTime"),
+    (0, b"\x1aE\xdf\xa3", "WebM or Matroska"),
+    (0, b"\x30\x26\xb2\x75", "WMA"),
+    (0, b"\xff\xf1", "AAC"),
+    (0, b"\xff\xf9", "AAC"),
+    (0, b"#!AMR", "AMR"),
+    (8, b"AVI ", "AVI"),
+    (0, b"FLV\x01", "Flash video"),
+    (0, b"\0\0\x01\xba", "MPEG video"),
+    (0, b"\x0bw", "AC-3"),
+    (0, b"MAC ", "Monkey's Audio"),
+    (0, b"wvpk", "WavPack"),
+    (0, b"TTA1", "True Audio"),
+    (0, b".RMF", "RealMedia"),
 ]
 _AUDIO = {
     b"RIFF": "WAV",
@@ -68,6 +81,8 @@ class Header:
         The names of libsndfile.
     parts : tuple of Part
         What is read one behind the other; none if it is the file as it is.
+    is_foreign : bool
+        Whether it is not libsndfile that reads it, but `foreign`. Default: False.
     """
 
     frames: int
@@ -76,6 +91,7 @@ class Header:
     format: str
     subtype: str
     parts: tuple = ()
+    is_foreign: bool = False
 
     @property
     def duration(self):
@@ -84,7 +100,9 @@ class Header:
 
     @property
     def slack(self):
-        """Samples that may be fewer than the file says: see `MP3_SLACK`."""
+        """Samples that may be fewer than the file says: see `MP3_SLACK` and `foreign.SLACK`."""
+        if self.is_foreign:
+            return round(foreign.SLACK * self.samplerate)
         return MP3_SLACK * max(1, len(self.parts)) if self.format == "MP3" else 0
 
     def sources(self, path):
@@ -99,7 +117,7 @@ class Header:
         source : str or bytes or file
             A file is closed when the next one is asked for.
         """
-        if not self.parts:
+        if not self.parts and not self.is_foreign:
             yield file_name(path)
         for part in self.parts:
             with part.open(path) as view:
@@ -157,13 +175,24 @@ def read_header(path):
     """
     head = _read_head(path)
     kind = _audio_kind(head)
+    other = _starts(head, _FOREIGN)
+    if other is not None:
+        return _read_foreign(path, f"is {other}, which soundfile cannot read")
     try:
         parts = tuple(find_parts(path, kind))
         empty = Header(0, 1, 1, "", "", parts)
         infos = [soundfile.info(source) for source in empty.sources(path)]
     except soundfile.LibsndfileError as err:
-        reason = damaged(kind, err) if kind else f"not audio (file {_looks_like(head)})"
-        raise AudioError.of(path, reason) from None
+        if not kind:
+            raise AudioError.of(path, f"not audio (file {_looks_like(head)})") from None
+        codec = wav_codec(path) if kind == "WAV" else None
+        if codec is not None:
+            return _read_foreign(path, f"a WAV with {codec} in it, which soundfile cannot read")
+        if _is_unsupported(err):
+            return _read_foreign(
+                path, f"a kind of {kind} that soundfile cannot read ({_words(err)})"
+            )
+        raise AudioError.of(path, damaged(kind, err)) from None
     except TypeError:  # soundfile asks for the rate of .raw files
         raise AudioError.of(
             path, "samples without a header that gives their rate; convert it to WAV first"
@@ -183,9 +212,24 @@ def read_header(path):
     return Header(frames, first.samplerate, first.channels, first.format, first.subtype, parts)
 
 
+def _read_foreign(path, reason):
+    """The header of what libsndfile cannot read, if something else can."""
+    if not foreign.is_installed():
+        raise AudioError.of(path, f"{reason}; {foreign.INSTALL}, or convert it, {_EXAMPLE}")
+    frames, rate, channels, kind, codec = foreign.describe(path)
+    if not frames:
+        raise AudioError.of(path, f"{kind} of which no sound can be decoded; copy it again")
+    return Header(frames, rate, channels, kind, codec, is_foreign=True)
+
+
+def _starts(head, known):
+    """What of a list of (offset, bytes, what it is) a file begins like, or None."""
+    return next((what for offset, magic, what in known if head.startswith(magic, offset)), None)
+
+
 def _audio_kind(head):
     """The format that the first bytes promise, or None."""
-    if any(head.startswith(magic, offset) for offset, magic, _ in _NOT_AUDIO):
+    if _starts(head, _NOT_AUDIO) or _starts(head, _FOREIGN):
         return None
     # An MPEG frame begins with eleven set bits and a layer that is not 0 (which is AAC).
     if len(head) > 1 and head[0] == 0xFF and head[1] >= 0xE0 and head[1] & 0x06:
@@ -195,9 +239,8 @@ def _audio_kind(head):
 
 def _looks_like(head):
     """What a file that is no audio begins like."""
-    for offset, magic, kind in _NOT_AUDIO:
-        if head.startswith(magic, offset):
-            return kind
+    if kind := _starts(head, _NOT_AUDIO):
+        return kind
     start = head.lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")):
         return "is a web page; the download failed"
@@ -213,11 +256,24 @@ def _looks_like(head):
 
 def damaged(kind, err):
     """Why libsndfile gave up on what begins like audio: the reason of an `AudioError`."""
+    if _is_unsupported(err):
+        return (
+            f"a kind of {kind} that soundfile cannot read ({_words(err)}); convert it, {_EXAMPLE}"
+        )
+    return f"truncated or damaged {kind} ({_words(err)}); copy or download it again"
+
+
+def _unsupported(kind, err):
+    return f"a kind of {kind} that soundfile cannot read ({_words(err)})"
+
+
+def _words(err):
     # libsndfile's own words for an MP3 that its decoder refuses are about pipes.
-    reason = "no audio frames found" if err.code == 7 else err.error_string.rstrip(".")
-    if "unimplemented" in reason or "nsupported" in reason:
-        return f"a kind of {kind} that soundfile cannot read ({reason}); convert it, {_EXAMPLE}"
-    return f"truncated or damaged {kind} ({reason}); copy or download it again"
+    return "no audio frames found" if err.code == 7 else err.error_string.rstrip(".")
+
+
+def _is_unsupported(err):
+    return "unimplemented" in err.error_string or "nsupported" in err.error_string
 
 
 def check_length(name, length, sample_rate, max_seconds):

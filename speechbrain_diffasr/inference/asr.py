@@ -36,6 +36,7 @@ from speechbrain_diffasr.transcripts.types import Segment, Transcript
 from speechbrain_diffasr.utils.environment import check_device
 from speechbrain_diffasr.utils.errors import AudioError
 from speechbrain_diffasr.utils.parallel import OneAtATime
+from speechbrain_diffasr.utils.paths import local_path
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class DiffusionASR(EncoderDecoderASR):
             kwargs["run_opts"] = _usable(kwargs["run_opts"])
             check_device(kwargs["run_opts"].get("device", "cpu"))
         if not isinstance(source, FetchSource):
-            source = str(source)
+            source = str(local_path(source))
             if "://" not in source:
                 check_source(source, hparams_file)
             if kwargs.get("savedir") is not None:
@@ -171,6 +172,7 @@ class DiffusionASR(EncoderDecoderASR):
         AudioError
             If the file cannot be transcribed; the message names the file and the reason.
         """
+        path = local_path(path)
         if "://" in str(path):
             return super().load_audio(str(path), savedir=savedir)
         wav = load_audio(path, self.sample_rate, self.max_seconds)
@@ -426,6 +428,7 @@ class DiffusionASR(EncoderDecoderASR):
 
     def _local(self, path, savedir):
         """The path of a file that may have to be fetched."""
+        path = local_path(path)
         if "://" not in str(path):
             return path
         source, name = split_path(str(path))

@@ -14,9 +14,11 @@ AUDIO_ENDINGS = (
     ".mp2", ".mp3", ".mpc", ".nist", ".oga", ".ogg", ".opus", ".paf", ".pvf", ".rf64", ".sf",
     ".snd", ".sph", ".svx", ".voc", ".w64", ".wav", ".wave", ".wavex", ".wve",
 )  # fmt: skip
-# Audio too, but soundfile cannot read it: a line that says so is better than none.
+# Sound too, which needs the extra `av`: a line that says so is better than none.
 FOREIGN_ENDINGS = (
-    ".3ga", ".aac", ".amr", ".ape", ".m4a", ".m4b", ".mka", ".ra", ".weba", ".wma", ".wv",
+    ".3g2", ".3ga", ".3gp", ".aac", ".ac3", ".amr", ".ape", ".avi", ".flv", ".m4a", ".m4b",
+    ".m4v", ".mka", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ra", ".tta", ".weba", ".webm",
+    ".wma", ".wmv", ".wv",
 )  # fmt: skip
 # Names of outputs are cut to so many characters: file systems take 255 bytes.
 _LONGEST_NAME = 120

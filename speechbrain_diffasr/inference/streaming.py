@@ -32,7 +32,7 @@ from speechbrain_diffasr.transcripts.assembly import WindowResult, assemble, mer
 from speechbrain_diffasr.transcripts.types import Transcript
 from speechbrain_diffasr.utils.errors import AudioError
 from speechbrain_diffasr.utils.parallel import prefetch
-from speechbrain_diffasr.utils.paths import path_text
+from speechbrain_diffasr.utils.paths import local_path, path_text
 
 # Threads that read audio: two keep up with 500 times real time.
 READERS = 2
@@ -115,7 +115,7 @@ class DecodingOptions:
             broadcast(name, getattr(self, name), len(paths))
             for name in ("language", "seed", "boundaries", "turns")
         ]
-        return [Request(*parts) for parts in zip(paths, *each, strict=True)]
+        return [Request(*parts) for parts in zip(map(local_path, paths), *each, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -54,11 +54,14 @@ class AtomicCheckpointer(Checkpointer):
             checkpoint = super().save_checkpoint(*args, **kwargs)
         except (OSError, RuntimeError, SafetensorError) as error:
             # torch and safetensors have errors of their own for what the disk refuses.
+            self._clear_unfinished()
             free = shutil.disk_usage(self.checkpoints_dir).free / 1e9
+            remedy = "it was the first; free some space, and the same command starts anew"
+            if self.list_checkpoints():
+                remedy = "the checkpoint before is whole, and the same command goes on from it"
             raise OSError(
                 f"{self.checkpoints_dir}: could not save a checkpoint ({str(error).strip()}); "
-                f"{free:.3g} GB are free there; the checkpoint before is whole, and the same "
-                "command goes on from it"
+                f"{free:.3g} GB are free there; {remedy}"
             ) from error
         ddp_barrier()
         if if_main_process():
