@@ -76,7 +76,7 @@ def load_audio(path, sample_rate=16000, max_seconds=None, channel=None):
         raise AudioError.of(path, damaged(header.format, err.__cause__)) from None
     rate = header.samplerate
     if header.is_foreign:
-        parts = [(block, rate) for block in foreign.decode(path)]
+        parts = [(block, rate) for block in foreign.decode(path, header.format)]
     audio = torch.cat([part for part, _ in parts])  # [T, C]
     check_complete(path, header, len(audio))
     audio = select_channel(audio, channel, path)
@@ -360,12 +360,13 @@ class AudioStream:
         check_complete(self.path, header, length)
 
     def _decode(self, size):
-        for source in self.header.sources(self.path):
+        header = self.header
+        for source in header.sources(self.path):
             with soundfile.SoundFile(source) as file:
                 while len(block := file.read(size, dtype="float32", always_2d=True)):
                     yield select_channel(torch.from_numpy(block), self.channel, self.path)
         held, count = [], 0
-        for block in foreign.decode(self.path) if self.header.is_foreign else ():
+        for block in foreign.decode(self.path, header.format) if header.is_foreign else ():
             held.append(select_channel(block, self.channel, self.path))
             count += len(block)
             if count >= size:

@@ -25,19 +25,21 @@ def is_installed():
     return importlib.util.find_spec("av") is not None
 
 
-def describe(path):
+def describe(path, kind):
     """What a file holds, by its packets, without decoding them.
 
     Arguments
     ---------
     path : str
+    kind : str
+        What messages call it, such as MP4.
 
     Returns
     -------
     frames, rate, channels : int
         Samples of each channel, samples per second, and channels.
-    format, codec : str
-        As FFmpeg calls them.
+    codec : str
+        As FFmpeg calls it.
 
     Raises
     ------
@@ -48,7 +50,7 @@ def describe(path):
 
     try:
         with av.open(path) as container:
-            stream = _stream(path, container)
+            stream = _stream(path, kind, container)
             claimed = 0.0
             if stream.duration is not None:
                 claimed = float(stream.duration * stream.time_base)
@@ -62,25 +64,27 @@ def describe(path):
                     length = float((packet.duration or 0) * packet.time_base)
                     seconds = max(seconds or 0.0, start + length)
             held = 0.0 if seconds is None else seconds - max(first, 0.0)
-            kind = container.format.name, stream.codec_context.name
+            codec = stream.codec_context.name
             rate, channels = stream.rate, stream.channels
     except av.FFmpegError as err:
-        raise _damaged(path, err) from None
+        raise _damaged(path, kind, err) from None
     if claimed > held + SLACK:
         raise AudioError.of(path, truncated(f"{held:.2f}", f"{claimed:.2f} s"))
     if not held or not rate:
         # Raw streams need not have times.
-        count = sum(len(block) for block in decode(path))
-        return count, rate, channels, *kind
-    return round(held * rate), rate, channels, *kind
+        count = sum(len(block) for block in decode(path, kind))
+        return count, rate, channels, codec
+    return round(held * rate), rate, channels, codec
 
 
-def decode(path):
+def decode(path, kind):
     """Decodes a file.
 
     Arguments
     ---------
     path : str
+    kind : str
+        What messages call it, such as MP4.
 
     Yields
     ------
@@ -96,7 +100,7 @@ def decode(path):
 
     try:
         with av.open(path) as container:
-            stream = _stream(path, container)
+            stream = _stream(path, kind, container)
             convert = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
             for frame in container.decode(stream):
                 for part in convert.resample(frame):
@@ -104,18 +108,20 @@ def decode(path):
             for part in convert.resample(None):
                 yield torch.from_numpy(part.to_ndarray()).T
     except av.FFmpegError as err:
-        raise _damaged(path, err) from None
+        raise _damaged(path, kind, err) from None
     except ValueError as err:  # frames of another kind than the first
         raise AudioError.of(
             path, f"its sound changes its format ({err}); convert it first"
         ) from None
 
 
-def _stream(path, container):
+def _stream(path, kind, container):
     if not container.streams.audio:
-        raise AudioError.of(path, f"{container.format.name} without sound; name another file")
+        raise AudioError.of(path, f"{kind} without sound; name another file")
     return container.streams.audio[0]
 
 
-def _damaged(path, err):
-    return AudioError.of(path, f"truncated or damaged ({err.strerror}); copy or download it again")
+def _damaged(path, kind, err):
+    return AudioError.of(
+        path, f"truncated or damaged {kind} ({err.strerror}); copy or download it again"
+    )

@@ -177,7 +177,7 @@ def read_header(path):
     kind = _audio_kind(head)
     other = _starts(head, _FOREIGN)
     if other is not None:
-        return _read_foreign(path, f"is {other}, which soundfile cannot read")
+        return _read_foreign(path, other, f"{other}, which soundfile cannot read")
     try:
         parts = tuple(find_parts(path, kind))
         empty = Header(0, 1, 1, "", "", parts)
@@ -187,11 +187,10 @@ def read_header(path):
             raise AudioError.of(path, f"not audio (file {_looks_like(head)})") from None
         codec = wav_codec(path) if kind == "WAV" else None
         if codec is not None:
-            return _read_foreign(path, f"a WAV with {codec} in it, which soundfile cannot read")
+            reason = f"a WAV with {codec} in it, which soundfile cannot read"
+            return _read_foreign(path, kind, reason)
         if _is_unsupported(err):
-            return _read_foreign(
-                path, f"a kind of {kind} that soundfile cannot read ({_words(err)})"
-            )
+            return _read_foreign(path, kind, _unsupported(kind, err))
         raise AudioError.of(path, damaged(kind, err)) from None
     except TypeError:  # soundfile asks for the rate of .raw files
         raise AudioError.of(
@@ -212,13 +211,13 @@ def read_header(path):
     return Header(frames, first.samplerate, first.channels, first.format, first.subtype, parts)
 
 
-def _read_foreign(path, reason):
+def _read_foreign(path, kind, reason):
     """The header of what libsndfile cannot read, if something else can."""
     if not foreign.is_installed():
         raise AudioError.of(path, f"{reason}; {foreign.INSTALL}, or convert it, {_EXAMPLE}")
-    frames, rate, channels, kind, codec = foreign.describe(path)
+    frames, rate, channels, codec = foreign.describe(path, kind)
     if not frames:
-        raise AudioError.of(path, f"{kind} of which no sound can be decoded; copy it again")
+        raise AudioError.of(path, f"damaged {kind}: no sound can be decoded; copy it again")
     return Header(frames, rate, channels, kind, codec, is_foreign=True)
 
 

@@ -63,7 +63,7 @@ def test_what_soundfile_cannot_read_is_told(model, tmp_path, capfd):
     soundfile.write(folder / "a.wav", np.full(999, 0.1), 16000)
     (folder / "phone.m4a").write_bytes(bytes(4) + b"ftypM4A " + bytes(99))
     assert run(folder, tmp_path / "out") == 1
-    assert "phone.m4a: not audio (file is MP4 or M4A" in capfd.readouterr().err
+    assert "phone.m4a: truncated or damaged MP4 or M4A (" in capfd.readouterr().err
 
 
 def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
