@@ -12,13 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import soundfile
 import torch
 from speechbrain.dataio.preprocess import AudioNormalizer
 from tqdm import tqdm
 
-from speechbrain_diffasr.dataio.audio import check_audio
+from speechbrain_diffasr.dataio.audio import check_audio, read_samples
 from speechbrain_diffasr.dataio.tables import open_table
 from speechbrain_diffasr.recipe.folders import SETTINGS_FILE, claim_folder, write_csv
 from speechbrain_diffasr.text.display import one_field
@@ -250,18 +249,11 @@ class _Lister:
         pieces = [(round(start * rate), round(stop * rate)) for start, stop in spans]
         first = min(begin for begin, _ in pieces)
         last = min(max(end for _, end in pieces), header.frames)
-        try:
-            # One seek in a fresh file: near seeks after a read miss their place in Ogg files
-            # (https://github.com/libsndfile/libsndfile/issues/885).
-            with soundfile.SoundFile(path) as file:
-                file.seek(first)
-                audio = file.read(last - first, dtype="float32", always_2d=True)  # [T, C]
-        except soundfile.LibsndfileError as error:
-            raise _UnusableError(f"damaged ({error.error_string})") from None
-        if len(audio) < last - first:
+        audio = read_samples(path, header, first, last)  # [T, C]
+        if len(audio) < last - first - header.slack:
             raise _UnusableError("damaged (ends before the clip does)")
-        audio = np.concatenate([audio[begin - first : end - first] for begin, end in pieces])
-        samples = self.to_mono(torch.from_numpy(audio), rate)  # [T]
+        audio = torch.cat([audio[begin - first : end - first] for begin, end in pieces])
+        samples = self.to_mono(audio, rate)  # [T]
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as part:
             # Resampling overshoots full scale, which 16-bit files do not hold.

@@ -205,5 +205,7 @@ def test_a_full_disk_gets_one_line_and_the_run_goes_on(recipe, random_model, tmp
     last = text.strip().splitlines()[-1]
     assert "could not save a checkpoint" in last and "GB are free" in last
     assert str(output / "save") in last
+    assert "it was the first" in last and "whole" not in last
+    assert not list((output / "save").glob("**/CKPT*"))  # nor a part of it
     code, text = train(recipe, random_model, output, **options)
     assert code == 0, text
