@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import speechbrain
@@ -67,6 +68,9 @@ def folder(tmp_path_factory):
         soundfile.write(folder / name, wav, 16000)
     first, second = (load_audio(SAMPLES / f"{name}.wav").numpy() for name in ("en_1", "en_2"))
     soundfile.write(folder / "meeting.wav", [*first, *[0.0] * 16000, *second], 16000)
+    longest = max(len(first), len(second))
+    call = [np.pad(wav, (0, longest - len(wav))) for wav in (first, second)]
+    soundfile.write(folder / "call.wav", np.stack(call, axis=1), 16000)
     ends = len(first) / 16000, len(first) / 16000 + 1, (len(first) + len(second)) / 16000 + 1
     turns = (("anna", 0.0, ends[0]), ("ben", ends[1], ends[2]))
     (folder / "meeting.rttm").write_text(
