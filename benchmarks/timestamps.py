@@ -78,7 +78,7 @@ def transcribe(asr, spoken, batch_size, steps):
         )
         heard = [hypothesis.tokens for hypothesis in hypotheses]
         log_probs = [hypothesis.log_probs for hypothesis in hypotheses]
-        spelled = [asr.tokenizer.encode(utterance.text) for utterance in batch]
+        spelled = [asr.tokenizer.encode_text(utterance.text) for utterance in batch]
         words = {}
         for name, aligner in edges.items():
             words["hypothesis", name] = aligner(wavs, audio, heard, log_probs)

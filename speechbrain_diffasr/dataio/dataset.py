@@ -54,6 +54,6 @@ def csv_dataset(path, data_root, tokenizer, sample_rate=16000, cache=None):
     else:
         audio, read = "frames", cache.__getitem__
     dataset.add_dynamic_item(read, takes="wav", provides=audio)
-    dataset.add_dynamic_item(tokenizer.encode, takes="wrd", provides="tokens")
+    dataset.add_dynamic_item(tokenizer.encode_text, takes="wrd", provides="tokens")
     dataset.set_output_keys(["id", audio, "tokens", "lang", "wrd", "duration"])
     return dataset

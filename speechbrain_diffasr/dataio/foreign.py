@@ -118,7 +118,10 @@ def decode(path, kind):
 def _stream(path, kind, container):
     if not container.streams.audio:
         raise AudioError.of(path, f"{kind} without sound; name another file")
-    return container.streams.audio[0]
+    stream = container.streams.audio[0]
+    if stream.codec_context is None:
+        raise AudioError.of(path, f"{kind} in a codec that FFmpeg does not know; convert it")
+    return stream
 
 
 def _damaged(path, kind, err):

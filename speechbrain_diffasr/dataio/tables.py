@@ -30,6 +30,8 @@ class TableRows:
         As module csv has it.
     own : bool
         Whether the user wrote it and can mend it.
+    with_breaks : tuple of str
+        Columns that may hold line breaks.
 
     Raises
     ------
@@ -37,8 +39,11 @@ class TableRows:
         From the iterator, if a row has more or fewer fields, or a field holds a line break.
     """
 
-    def __init__(self, path, lines, delimiter=None, quoting=csv.QUOTE_MINIMAL, own=True):
+    def __init__(
+        self, path, lines, delimiter=None, quoting=csv.QUOTE_MINIMAL, own=True, with_breaks=()
+    ):
         self.path = path
+        self._with_breaks = with_breaks
         self._own = own
         lines = iter(lines)
         header = next(lines, "")
@@ -70,7 +75,7 @@ class TableRows:
         place = f"{self.path}: line {self.line_num}"
         mend = "" if self._own else "; mend or delete the line, or get the file again"
         for name, field in zip(self.fieldnames, fields, strict=False):
-            if "\n" in field or "\r" in field:
+            if name not in self._with_breaks and ("\n" in field or "\r" in field):
                 raise CsvError(
                     f"{place}: a line break in the column {name!r} (a quote that is not closed, "
                     f"up to line {self._rows.line_num}?){mend}"
@@ -85,7 +90,9 @@ class TableRows:
 
 
 @contextlib.contextmanager
-def open_table(path, delimiter=None, quoting=csv.QUOTE_MINIMAL, errors="strict", own=True):
+def open_table(
+    path, delimiter=None, quoting=csv.QUOTE_MINIMAL, errors="strict", own=True, with_breaks=()
+):
     """Opens a table with a header, whatever program wrote it, gzipped or not.
 
     Arguments
@@ -100,6 +107,8 @@ def open_table(path, delimiter=None, quoting=csv.QUOTE_MINIMAL, errors="strict",
         What to do with what is not UTF-8, as `open` takes it. Default: it is an error.
     own : bool
         Whether the user wrote it and can mend it; otherwise it was downloaded. Default: True.
+    with_breaks : tuple of str
+        Columns that may hold line breaks, such as names of files. Default: none.
 
     Yields
     ------
@@ -123,7 +132,7 @@ def open_table(path, delimiter=None, quoting=csv.QUOTE_MINIMAL, errors="strict",
         with open_file(path, "rb") as file:
             encoding = _encoding(file.read(4))
         with open_file(path, "rt", encoding=encoding, errors=errors, newline="") as file:
-            yield TableRows(path, file, delimiter, quoting, own)
+            yield TableRows(path, file, delimiter, quoting, own, with_breaks)
     except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeError, csv.Error) as error:
         if not own:
             raise CsvError(f"{path}: damaged ({error}); get it again") from None

@@ -247,7 +247,7 @@ def _count_tokens(texts, tokenizer, vocab_size, progress):
             found = Counter()
             for line in lines:
                 # Some tokenizers have a token for spaces alone.
-                found.update(tokenizer.encode(line.strip()))
+                found.update(tokenizer.encode_text(line.strip()))
                 bar.update()
             row[list(found)] = torch.tensor(list(found.values()), dtype=torch.int32)
     return counts

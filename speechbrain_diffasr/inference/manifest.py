@@ -160,7 +160,8 @@ def _read_csv(path):
     folder = os.path.dirname(path)
     items = []
     try:
-        with open_table(path, errors="surrogateescape") as rows:
+        # What is no file's name fails by it.
+        with open_table(path, errors="surrogateescape", with_breaks=("wav", "ID")) as rows:
             if "wav" not in (rows.fieldnames or []):
                 raise ManifestError(f"{path}: no column 'wav'; name a CSV file or a folder")
             for row in rows:

@@ -81,7 +81,7 @@ class AudioPrompt:
     def _around(self, instruction):
         """Tokens before and behind the slots."""
         before, stop = self.template.format(audio="\0", instruction=instruction).split("\0")
-        return [self.tokenizer.encode(part, control=True) for part in (before, stop)]
+        return [self.tokenizer.encode(part) for part in (before, stop)]
 
     def tokens(self, language=None, slots=None):
         """The prompt for one language.

@@ -25,7 +25,7 @@ class Tokenizer:
     >>> backend.save(str(path))
     >>> tokenizer = Tokenizer()
     >>> tokenizer.load(path)
-    >>> tokenizer.encode("hello you")
+    >>> tokenizer.encode_text("hello you")
     [2, 3]
     >>> tokenizer.decode_ids([2, 3, 0, 2])
     'hello you'
@@ -94,21 +94,31 @@ class Tokenizer:
             raise ValueError(f"the tokenizer has no token {token!r}; set another one in the YAML")
         return index
 
-    def encode(self, text, control=False):
-        """Tokenizes text; no special token is added.
+    def encode(self, text):
+        """Tokenizes a prompt: special tokens written in it are recognized, none is added.
 
         Arguments
         ---------
         text : str
-        control : bool
-            Whether special tokens that are written in it, such as "<eos>", are meant, as in a
-            prompt. Default: they are text like any other, since a corpus may hold them.
 
         Returns
         -------
         tokens : list of int
         """
-        return self.backend.encode(text, add_special_tokens=False, split_special_tokens=not control)
+        return self.backend.encode(text, add_special_tokens=False)
+
+    def encode_text(self, text):
+        """Tokenizes what is said: "<eos>" and the like, which a corpus may hold, are text in it.
+
+        Arguments
+        ---------
+        text : str
+
+        Returns
+        -------
+        tokens : list of int
+        """
+        return self.backend.encode(text, add_special_tokens=False, split_special_tokens=True)
 
     def decode_ids(self, tokens):
         """Turns tokens up to the first end-of-text into text.

@@ -203,7 +203,8 @@ class _Lister:
     def _row(self, clip):
         if self.first[clip.clip_id] is not clip:
             return "another clip has the same ID"
-        text = self.normalize(clip.text, clip.lang).strip()
+        # SpeechBrain's reader and others take a line for an utterance.
+        text = " ".join(self.normalize(clip.text, clip.lang).splitlines()).strip()
         if not text:
             return "no text is left after normalization"
         path = self.data_folder / clip.path

@@ -63,7 +63,7 @@ class DiffusionBrain(sb.Brain):
     ... )
     >>> batch = SimpleNamespace(
     ...     id=["a"], sig=PaddedData(torch.rand(1, 16000), torch.ones(1)),
-    ...     tokens=[asr.tokenizer.encode("hello")], lang=["en"], wrd=["hello"])
+    ...     tokens=[asr.tokenizer.encode_text("hello")], lang=["en"], wrd=["hello"])
     >>> batch.to = lambda device: batch
     >>> brain.on_fit_start()
     >>> bool(torch.isfinite(brain.fit_batch(batch)))

@@ -103,7 +103,9 @@ def _leave_out(dataset, asr, path):
     kept, left_out = [], []
     for name in dataset.data_ids:
         row = dataset.data[name]
-        long = row["duration"] > asr.max_seconds or len(asr.tokenizer.encode(row["wrd"])) > canvas
+        long = (
+            row["duration"] > asr.max_seconds or len(asr.tokenizer.encode_text(row["wrd"])) > canvas
+        )
         (left_out if long else kept).append(name)
     if left_out:
         shown = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")

@@ -46,7 +46,7 @@ class TokenTexts:
     >>> tokenizer = Tokenizer()
     >>> tokenizer.load(f"{default_model()}/tokenizer.json")
     >>> texts = TokenTexts(tokenizer)
-    >>> [texts(token) for token in tokenizer.encode("oh")]
+    >>> [texts(token) for token in tokenizer.encode_text("oh")]
     [TokenText(text='oh', space=True, kind='text')]
     >>> texts(tokenizer.eos_id).kind
     'end'

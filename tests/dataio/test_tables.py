@@ -84,6 +84,9 @@ def test_what_is_wrong_has_its_line(name, tmp_path):
     with pytest.raises(CsvError) as caught:
         read_rows(path)
     assert str(caught.value).startswith(f"{path}: ") and words in str(caught.value)
+    if "'wav'" in words:  # a file can be called so
+        assert "\n" in read_manifest(path)[0].path
+        return
     with pytest.raises(ManifestError) as caught:
         read_manifest(path)
     assert words in str(caught.value)
