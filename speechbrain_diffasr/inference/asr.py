@@ -109,7 +109,8 @@ class DiffusionASR(EncoderDecoderASR):
             if "://" not in source:
                 check_source(source, hparams_file)
             if kwargs.get("savedir") is not None:
-                claim_savedir(kwargs["savedir"], source, hparams_file)
+                revision = getattr(kwargs.get("fetch_config"), "revision", None)
+                claim_savedir(kwargs["savedir"], source, hparams_file, revision)
         asr = super().from_hparams(
             source=source, hparams_file=hparams_file, overrides=overrides, **kwargs
         )

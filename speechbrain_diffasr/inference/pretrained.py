@@ -293,10 +293,11 @@ def _is_path(place):
     return "://" not in place and not _HUB_NAME.fullmatch(place)
 
 
-def claim_savedir(savedir, source, hparams_file):
-    """Sees to it that a folder which collects a model's files has those of this model.
+def claim_savedir(savedir, source, hparams_file, revision=None):
+    """Sees to it that a folder which collects a model's files has those of this model, as they are.
 
-    SpeechBrain's `fetch` takes what is in it already, whichever model that is from.
+    SpeechBrain's `fetch` takes what is in it already, whichever model that is from, and however
+    old it is.
 
     Arguments
     ---------
@@ -304,6 +305,8 @@ def claim_savedir(savedir, source, hparams_file):
     source : str
         What is to be loaded.
     hparams_file : str
+    revision : str, optional
+        Of a Hub repository. Default: the newest.
 
     Raises
     ------
@@ -311,15 +314,18 @@ def claim_savedir(savedir, source, hparams_file):
         If it has the files of another model.
     """
     savedir = Path(savedir)
-    is_local = Path(source).is_dir()
-    identity = str(Path(source).resolve()) if is_local else source
-    known = savedir / SOURCE_FILE
     if Path(source).resolve() == savedir.resolve():
         return
-    held = known.read_text(encoding="utf-8").strip() if known.is_file() else None
-    if held is None and is_local and (savedir / hparams_file).is_file():
-        # Collected by something else: a link, or a copy, of the model's own file.
-        own, there = Path(source, hparams_file), savedir / hparams_file
+    folder = Path(source) if Path(source).is_dir() else None
+    identity = source if revision is None else f"{source}@{revision}"
+    if folder is not None:
+        identity = str(folder.resolve())
+    known = savedir / SOURCE_FILE
+    lines = known.read_text(encoding="utf-8").splitlines() if known.is_file() else []
+    held = lines[0] if lines else None
+    if held is None and folder is not None and (savedir / hparams_file).is_file():
+        # Collected by something else: a link to the model's own file, or a copy of it.
+        own, there = folder / hparams_file, savedir / hparams_file
         if not own.is_file() or own.read_bytes() != there.read_bytes():
             held = "another model"
     if held not in (None, identity):
@@ -327,26 +333,24 @@ def claim_savedir(savedir, source, hparams_file):
             f"{savedir}: has the files of {held}, not of {source}; name another savedir, or "
             "delete it"
         )
-    if is_local:
-        _remove_outdated(savedir, Path(source), hparams_file)
+    states = {} if folder is None else _states(folder, hparams_file)
+    for name, state in states.items():
+        copy = savedir / name
+        if copy.is_file() and not copy.is_symlink() and f"{name} {state}" not in lines:
+            copy.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # it may be read-only
         savedir.mkdir(parents=True, exist_ok=True)
-        if held is None:
-            write_atomically(known, identity + "\n")
+        text = "".join(f"{name} {state}\n" for name, state in states.items())
+        write_atomically(known, f"{identity}\n{text}")
 
 
-def _remove_outdated(savedir, folder, hparams_file):
-    """Removes copies of what has changed in the folder since."""
+def _states(folder, hparams_file):
+    """Size and time of a folder's files, by the names that they are collected under."""
     names = {hparams_file: hparams_file}
     names |= {f"{name}{PARAMFILE_EXT}": filename for name, filename in FILENAMES.items()}
-    for copy, original in names.items():
-        copy, original = savedir / copy, folder / original
-        if not copy.is_file() or copy.is_symlink() or not original.is_file():
-            continue
-        ours, theirs = copy.stat(), original.stat()
-        changed = ours.st_size != theirs.st_size or theirs.st_mtime_ns > ours.st_mtime_ns
-        if changed and not copy.samefile(original):
-            copy.unlink()
+    files = {name: folder / filename for name, filename in names.items()}
+    stats = {name: path.stat() for name, path in files.items() if path.is_file()}
+    return {name: f"{stat.st_size} {stat.st_mtime_ns}" for name, stat in stats.items()}
 
 
 @main_process_only

@@ -187,8 +187,22 @@ def test_what_is_trained_anew_is_loaded_anew(tmp_path):
         for parameter in first.mods.encoder.parameters():
             parameter.zero_()
     first.save_pretrained(folder)
+    # Neither the size nor an older time hides that it is another file.
+    os.utime(folder / "projector.safetensors", (1, 1))
     again = DiffusionASR.from_hparams(folder, **options)
     assert not any(parameter.any() for parameter in again.mods.encoder.projector.parameters())
+
+
+def test_a_file_by_its_address(asr, texts, tmp_path):
+    copy = shutil.copy(SAMPLES[0], tmp_path / "my call.wav")
+    address = Path(copy).as_uri()
+    assert "%20" in address
+    assert asr.transcribe_file(address) == texts[SAMPLES[0]]
+    assert len(asr.load_audio(address)) > 16000 / 2
+    twin = DiffusionASR.from_hparams(TINY.as_uri())
+    assert twin.transcribe_files([address, SAMPLES[1]]) == [texts[p] for p in SAMPLES[:2]]
+    with pytest.raises(AudioError, match=f"{tmp_path}/absent.wav: no such file"):
+        asr.transcribe_file(f"file://{tmp_path}/absent.wav")
 
 
 def test_a_fine_tuned_folder_without_its_base_says_so(tmp_path):
