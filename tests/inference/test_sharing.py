@@ -103,6 +103,27 @@ def test_a_copy_says_the_same_and_is_saved_the_same(way, asr, texts, tmp_path):
     assert DiffusionASR.from_hparams(tmp_path).transcribe_file(SAMPLES[0]) == texts[SAMPLES[0]]
 
 
+@pytest.mark.gpu
+def test_threads_and_copies_on_a_gpu():
+    asr = DiffusionASR.from_hparams(TINY, run_opts={"device": torch.device("cuda")})
+    texts = [asr.transcribe_file(path) for path in SAMPLES]
+    said = {}
+
+    def work(index):
+        said[index] = asr.transcribe_files(SAMPLES, batch_size=2)
+
+    threads = [threading.Thread(target=work, args=[index]) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert said == dict.fromkeys(range(4), texts)
+    # Its CUDA graphs stay behind.
+    for twin in (copy.deepcopy(asr), pickle.loads(pickle.dumps(asr))):
+        assert twin.transcribe_files(SAMPLES) == texts
+    assert asr.transcribe_files(SAMPLES) == texts
+
+
 BAD = {
     "empty": (torch.zeros(0), "no samples"),
     "all zero": (torch.zeros(16000), "all samples are zero"),
