@@ -43,6 +43,10 @@ class Graphs:
     def __init__(self):
         self.clear()
 
+    def __reduce__(self):
+        # A graph is of its process and its tensors: a copy captures its own.
+        return Graphs, ()
+
     def clear(self):
         """Forgets all graphs, because what they point to is no longer there."""
         self._captured = {}
