@@ -33,6 +33,13 @@ _AIFF_CHUNKS = (
     b"COMM", b"NAME", b"AUTH", b"ANNO", b"(c) ", b"MARK", b"INST", b"COMT", b"APPL", b"MIDI",
     b"AESD", b"CHAN", b"ID3 ", b"PEAK", b"FVER", b"basc", b"trns", b"cate", b"LGWV",
 )  # fmt: skip
+# How a recording begins that was put behind another one: (bytes, offset of more, more, ending).
+_BEGINNINGS = (
+    (b"RIFF", 8, b"WAVE", "wav"),
+    (b"FORM", 8, b"AIF", "aiff"),
+    (b"fLaC", 4, b"\0\0\0\x22", "flac"),
+    (b"OggS", 4, b"\0\x02", "ogg"),
+)
 # Codecs inside a WAV that are MPEG audio (RFC 2361).
 _MPEG_IN_WAV = (0x50, 0x55)
 # Those that libsndfile reads: PCM, ADPCM of Microsoft and IMA, float, A-law, mu-law, GSM, NMS,
@@ -187,6 +194,18 @@ def truncated(have, claimed):
     return f"truncated: holds {have} of the {claimed} that it claims; copy or download it again"
 
 
+def _refuse_other(path, data, place):
+    """Refuses a file in which a recording of another format begins at a place."""
+    for magic, offset, more, ending in _BEGINNINGS:
+        begin = place + offset
+        if data[place : place + 4] == magic and data[begin : begin + len(more)] == more:
+            raise AudioError.of(
+                path,
+                f"a second recording follows at byte {place}, and would not be heard; cut it off: "
+                f"tail -c +{place + 1} IN > SECOND.{ending}",
+            )
+
+
 @dataclass(frozen=True)
 class _Chunks:
     """How a family of formats writes chunks: a name, a size, and what it says it holds."""
@@ -255,6 +274,8 @@ def _sized(path, data, start, chunks, place, claimed, offset, known, magic, size
         # Not all writers pad what is odd.
         ends = dict.fromkeys((chunks.behind(place, claimed), place + claimed))
         for end in ends:
+            if data[end : end + len(magic)] != magic:
+                _refuse_other(path, data, end)
             is_chain, following = chunks.is_chain(data, end, known, magic)
             rest = data[end : end + 16]
             if is_chain or len(data) - end < _CRUMBS or rest.startswith(_TAGS):
@@ -409,6 +430,7 @@ def _ogg(path, data):
     while place < len(data):
         page = data[place : place + 27]
         if not page.startswith(b"OggS"[: len(page)]):
+            _refuse_other(path, data, place)
             place = data.find(b"OggS", place)  # a tag, or damage
             if place < 0:
                 break
@@ -435,6 +457,11 @@ def _flac(path, data):
         place = data.find(b"fLaC", place + 4)
     if not starts:
         return []
+    for magic, *_ in _BEGINNINGS:
+        place = data.find(magic) if magic != b"fLaC" else -1
+        while place >= 0:
+            _refuse_other(path, data, place)
+            place = data.find(magic, place + 4)
     ends = [*starts[1:], len(data)]
     parts = [_flac_part(data, *both) for both in zip(starts, ends, strict=True)]
     if len(parts) == 1 and not parts[0].patches:
@@ -538,7 +565,7 @@ def _mp3(path, data):
 
 def _mpeg_parts(path, data, start, stop):
     """Stretches of MPEG audio of layer III with one rate and number of channels each."""
-    runs = _mp3_runs(data, start, stop)
+    runs = _mp3_runs(path, data, start, stop)
     if not runs:
         return []  # another layer, or no audio, which libsndfile knows
     parts = []
@@ -577,7 +604,7 @@ class _Run:
         return self.rate, self.channels
 
 
-def _mp3_runs(data, start, stop):
+def _mp3_runs(path, data, start, stop):
     runs, place, other = [], start, []
     synced = False
     while place < stop - 4:
@@ -589,6 +616,8 @@ def _mp3_runs(data, start, stop):
         if size and not synced and place + size < stop - 4:
             size = _mp3_frame(data[place + size : place + size + 4], 0)[0] and size
         if not size:
+            if synced:
+                _refuse_other(path, data, place)
             synced, place = False, data.find(b"\xff", place + 1, stop)
             if place < 0:
                 break

@@ -284,6 +284,18 @@ def test_one_line_says_what_is_not_heard(name, read, tmp_path):
     assert line.startswith(f"{path}: ") and words in line
 
 
+@pytest.mark.parametrize("first", ["WAV", "AIFF", "FLAC", "OGG", "MP3"])
+@pytest.mark.parametrize("second", ["WAV", "AIFF", "FLAC", "OGG"])
+def test_a_recording_of_another_format_behind_does_not_vanish(first, second, tmp_path):
+    one, other = encoded(FIRST, first), encoded(SECOND, second)
+    if first == second:
+        assert check_audio(saved(tmp_path, one + other)).duration == pytest.approx(2.5, abs=0.01)
+        return
+    with pytest.raises(AudioError) as caught:
+        load_audio(saved(tmp_path, one + other))
+    assert f"tail -c +{len(one) + 1} IN > SECOND.{second.lower()}" in str(caught.value)
+
+
 def test_a_size_that_wrapped_at_4_gib(tmp_path):
     path = tmp_path / "a.wav"
     data = encoded(FIRST, "WAV")
