@@ -20,8 +20,8 @@ from speechbrain_diffasr.inference.manifest import read_manifest
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes as POSIX has them")
 
-FILES = 200
-KILLS = 20
+FILES = 120
+KILLS = 12
 RATE = 16000
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
