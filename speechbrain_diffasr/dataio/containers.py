@@ -33,6 +33,7 @@ _AIFF_CHUNKS = (
     b"COMM", b"NAME", b"AUTH", b"ANNO", b"(c) ", b"MARK", b"INST", b"COMT", b"APPL", b"MIDI",
     b"AESD", b"CHAN", b"ID3 ", b"PEAK", b"FVER", b"basc", b"trns", b"cate", b"LGWV",
 )  # fmt: skip
+_CAF_CHUNKS = (b"info", b"free", b"strg", b"mark", b"peak", b"uuid")
 # How a recording begins that was put behind another one: (bytes, offset of more, more, ending).
 _BEGINNINGS = (
     (b"RIFF", 8, b"WAVE", "wav"),
@@ -214,6 +215,7 @@ class _Chunks:
     size: str  # of struct
     counts_header: bool = False
     align: int = 2
+    known: tuple = ()  # names by which a chunk that was cut is known
 
     @property
     def header(self):
@@ -229,7 +231,7 @@ class _Chunks:
         """Where the next chunk starts."""
         return begin + size + -size % self.align
 
-    def is_chain(self, data, place, known, magic):
+    def is_chain(self, data, place, magic):
         """Whether what follows are chunks up to the end, and where another file begins."""
         while place + self.header <= len(data):
             if data[place : place + len(magic)] == magic:
@@ -239,31 +241,36 @@ class _Chunks:
                 return False, None
             place = self.behind(begin, size)
             if place > len(data) + 1:
-                return name[:4] in known, None
+                return name[:4] in self.known, None
         return len(data) - place < self.header, None
 
 
-def _joined(path, data, one):
-    """Parts of a file of one or more files of chunks, each read by `one`."""
-    parts, start = [], 0
-    while start is not None:
-        found, start = one(path, data, start)
-        parts += found
-    return parts
+def _in_turn(one):
+    """A walk through files that may be joined, each read by `one`, which finds the next."""
+
+    def walk(path, data):
+        parts, start = [], 0
+        while start is not None:
+            found, start = one(path, data, start)
+            parts += found
+        return parts
+
+    return walk
 
 
-def _sized(path, data, start, chunks, place, claimed, offset, known, magic, size_field):
-    """The part of a file whose samples start somewhere, and where the next file starts.
+def _sized(path, data, start, chunks, place, claimed, offset, field):
+    """The part of a file that begins at `start`, and where the next file starts, or None.
 
-    `place` is where the samples start, `claimed` how many bytes the header says they are,
-    `offset` what the size field counts beside them.
+    `place` is where its samples start, `claimed` how many bytes the header says they are, `offset`
+    what the size counts beside them, and `field` where that size stands and its code of struct.
     """
+    magic = data[start : start + chunks.name]
     held = len(data) - place
     streamed = claimed < 0 or any(
         -_STREAM_LESS <= claimed + offset - size <= _STREAM_MORE for size in _STREAM_SIZES
     )
     following = None
-    if claimed == 0 and chunks.is_chain(data, place, known, magic)[0]:
+    if claimed == 0 and chunks.is_chain(data, place, magic)[0]:
         return [Part(start, len(data))], None
     if streamed or claimed == 0:
         size = held
@@ -276,7 +283,7 @@ def _sized(path, data, start, chunks, place, claimed, offset, known, magic, size
         for end in ends:
             if data[end : end + len(magic)] != magic:
                 _refuse_other(path, data, end)
-            is_chain, following = chunks.is_chain(data, end, known, magic)
+            is_chain, following = chunks.is_chain(data, end, magic)
             rest = data[end : end + 16]
             if is_chain or len(data) - end < _CRUMBS or rest.startswith(_TAGS):
                 break
@@ -286,7 +293,7 @@ def _sized(path, data, start, chunks, place, claimed, offset, known, magic, size
     stop = len(data) if following is None else following
     if size == claimed or (streamed and claimed >= held):
         return [Part(start, stop)], following
-    where, code = size_field
+    where, code = field
     if size + offset < 2 ** (8 * struct.calcsize(code)):
         patch = where - start, struct.pack(code, size + offset)
         return [Part(start, stop, (patch,))], following
@@ -303,10 +310,10 @@ def _sized(path, data, start, chunks, place, claimed, offset, known, magic, size
     return [Part(place, stop, (), prefix)], following
 
 
-def _wav(path, data, start=None):
-    if start is None:
-        return _joined(path, data, _wav)
-    chunks = _Chunks(4, ">I" if data[start : start + 4] == b"RIFX" else "<I")
+@_in_turn
+def _wav(path, data, start):
+    code = ">I" if data[start : start + 4] == b"RIFX" else "<I"
+    chunks = _Chunks(4, code, known=_WAV_CHUNKS)
     place, codec, wide = start + 12, None, None
     while place + chunks.header <= len(data):
         name, begin, size = chunks.read(data, place)
@@ -319,10 +326,7 @@ def _wav(path, data, start=None):
             if wide is not None and data[start : start + 4] == b"RF64":
                 (size,) = struct.unpack_from("<Q", data, wide)
                 field = wide, "<Q"
-            magic = data[start : start + 4]
-            found, following = _sized(
-                path, data, start, chunks, begin, size, 0, _WAV_CHUNKS, magic, field
-            )
+            found, following = _sized(path, data, start, chunks, begin, size, 0, field)
             if codec in _MPEG_IN_WAV:
                 stop = min(begin + size, len(data)) if size and not found[0].patches else None
                 stop = stop or following or len(data)
@@ -357,71 +361,63 @@ def wav_codec(path):
     return f"codec {codec:#06x}" if name is None else f"{name} (codec {codec:#06x})"
 
 
-def _aiff(path, data, start=None):
-    if start is None:
-        return _joined(path, data, _aiff)
-    chunks, place = _Chunks(4, ">I"), start + 12
+@_in_turn
+def _aiff(path, data, start):
+    chunks, place = _Chunks(4, ">I", known=_AIFF_CHUNKS), start + 12
     while place + chunks.header <= len(data):
         name, begin, size = chunks.read(data, place)
         if name == b"SSND":
             (offset,) = struct.unpack_from(">I", data, begin)
-            claimed = 0 if size < 8 + offset else size - 8 - offset
+            offset += 8
             field = place + 4, chunks.size
-            return _sized(
-                path, data, start, chunks, begin + 8 + offset, claimed, 8 + offset,
-                _AIFF_CHUNKS, b"FORM", field,
-            )  # fmt: skip
+            claimed = max(0, size - offset)
+            return _sized(path, data, start, chunks, begin + offset, claimed, offset, field)
         place = chunks.behind(begin, size)
     return [Part(start, len(data))], None
 
 
-def _w64(path, data, start=None):
-    if start is None:
-        return _joined(path, data, _w64)
-    chunks, place = _Chunks(16, "<Q", counts_header=True, align=8), start + 40
+@_in_turn
+def _w64(path, data, start):
+    chunks = _Chunks(16, "<Q", counts_header=True, align=8, known=_WAV_CHUNKS)
+    place = start + 40
     while place + chunks.header <= len(data):
         name, begin, size = chunks.read(data, place)
         if name[:4] == b"data":
-            field, magic = (place + 16, chunks.size), data[start : start + 16]
-            return _sized(path, data, start, chunks, begin, size, 24, _WAV_CHUNKS, magic, field)
+            field = place + 16, chunks.size
+            return _sized(path, data, start, chunks, begin, size, chunks.header, field)
         if size < 0:
             break
         place = chunks.behind(begin, size)
     return [Part(start, len(data))], None
 
 
-def _caf(path, data, start=None):
-    if start is None:
-        return _joined(path, data, _caf)
-    chunks, place = _Chunks(4, ">q", align=1), start + 8
+@_in_turn
+def _caf(path, data, start):
+    chunks, place = _Chunks(4, ">q", align=1, known=_CAF_CHUNKS), start + 8
     while place + chunks.header <= len(data):
         name, begin, size = chunks.read(data, place)
         if name == b"data":
             # An edit count of four bytes stands before the samples; a size of -1 is not known.
             claimed = size - 4 if size >= 4 else size
-            known = (b"info", b"free", b"strg", b"mark", b"peak", b"uuid")
             field = place + 4, chunks.size
-            return _sized(path, data, start, chunks, begin + 4, claimed, 4, known, b"caff", field)
+            return _sized(path, data, start, chunks, begin + 4, claimed, 4, field)
         if size < 0:
             break
         place = chunks.behind(begin, size)
     return [Part(start, len(data))], None
 
 
-def _au(path, data, start=None):
-    if start is None:
-        return _joined(path, data, _au)
+@_in_turn
+def _au(path, data, start):
     code = "<I" if data[start : start + 4] == b"dns." else ">I"
     header, claimed = struct.unpack_from(f"{code}I", data, start + 4)
     place = start + header
     # It has no chunks: behind the samples is nothing, or another file.
-    end, magic = place + claimed, data[start : start + 4]
-    following = end if data[end : end + 4] == magic else None
-    found, _ = _sized(
-        path, data if following is None else data[:end], start, _Chunks(4, code, align=1), place,
-        claimed, 0, (), magic, (start + 8, code),
-    )  # fmt: skip
-    return found, following
+    end = place + claimed
+    if data[end : end + 4] == data[start : start + 4]:
+        return [Part(start, end)], end
+    chunks = _Chunks(4, code, align=1)
+    return _sized(path, data, start, chunks, place, claimed, 0, (start + 8, code))
 
 
 def _ogg(path, data):
