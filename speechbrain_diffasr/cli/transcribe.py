@@ -78,6 +78,8 @@ stderr), 2 wrong usage or output that cannot be written, 130 interrupted"""
 EMPTY = "no speech was found in it; its transcript is empty"
 # Of the formats, several recordings can be in one file.
 _JOINABLE = ("text", "json", "ctm", "rttm")
+# And of these, some name the recording in every line.
+_NAMING = ("ctm", "rttm")
 # Words need an alignment, which takes time, so not where they are not shown.
 _WORDLESS = ("text",)
 # What of the options the transcripts of a manifest depend on.
@@ -151,12 +153,10 @@ def _transcribe_files(args, model, options):
                 tqdm.write(f"diffasr: {printable(str(result))}", file=stderr)
                 failures += 1
                 result = None
-            elif not result.text.strip():
+            else:
                 name = printable(path_text(args.files[index]))
-                tqdm.write(f"diffasr: {name}: {EMPTY}", file=stderr)
-            for note in result.notes if result is not None else ():
-                name = printable(path_text(args.files[index]))
-                tqdm.write(f"diffasr: {name}: {note}", file=stderr)
+                for note in (*result.notes, *([] if result.text.strip() else [EMPTY])):
+                    tqdm.write(f"diffasr: {name}: {note}", file=stderr)
             results[index] = result
             # They end in another order; each is shown once all before it are there.
             while shown in results:
@@ -390,16 +390,13 @@ def _format(transcripts, args):
     """Transcripts in one text."""
     if args.format == "json":
         return format_json_list(transcripts)
-    if args.format in ("ctm", "rttm"):
-        names = dict(zip(map(path_text, args.files), recording_names(args.files), strict=True))
-        try:
-            write = FORMATS[args.format]
-            return "".join(write(one, names[one.name]) for one in transcripts)
-        except WriterError as err:
-            raise UsageError(f"--format: {err}") from None
     if args.format != "text":
+        write, named = FORMATS[args.format], [()] * len(transcripts)
+        if args.format in _NAMING:
+            names = dict(zip(map(path_text, args.files), recording_names(args.files), strict=True))
+            named = [(names[one.name],) for one in transcripts]
         try:
-            return "".join(map(FORMATS[args.format], transcripts))
+            return "".join(map(lambda one, name: write(one, *name), transcripts, named))
         except WriterError as err:
             raise UsageError(f"--format: {err}") from None
     if len(args.files) > 1:

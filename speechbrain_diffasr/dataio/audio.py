@@ -67,7 +67,7 @@ def load_audio(path, sample_rate=16000, max_seconds=None, channel=None):
 
     try:
         parts = [
-            audio_io.load(source, channels_first=False, dtype=torch.float32)
+            audio_io.load(source, channels_first=False, dtype=torch.float32)[0]
             for source in header.sources(path)
         ]
     except RuntimeError as err:
@@ -76,8 +76,8 @@ def load_audio(path, sample_rate=16000, max_seconds=None, channel=None):
         raise AudioError.of(path, damaged(header.format, err.__cause__)) from None
     rate = header.samplerate
     if header.is_foreign:
-        parts = [(block, rate) for block in foreign.decode(path, header.format)]
-    audio = torch.cat([part for part, _ in parts])  # [T, C]
+        parts = [torch.zeros(0, header.channels), *foreign.decode(path, header.format)]
+    audio = torch.cat(parts)  # [T, C]
     check_complete(path, header, len(audio))
     audio = select_channel(audio, channel, path)
     check_waveform(audio.flatten(), path)
@@ -281,12 +281,12 @@ class AudioStream:
         return stream
 
     def compare_channels(self):
-        """Reads the file once, and compares its channels.
+        """Reads a file of two channels once, and compares them.
 
         Returns
         -------
         are_apart : bool
-            Whether there are two, with different speech.
+            Whether they hold different speech.
 
         Raises
         ------
@@ -296,8 +296,7 @@ class AudioStream:
         cancelling, comparison = Cancelling(), Comparison(self.header.samplerate)
         for block in self._read(_BLOCK):
             cancelling.add(block)
-            if self.header.channels == 2:
-                comparison.add(block)
+            comparison.add(block)
         if cancelling.found:
             raise AudioError.of(self.path, CANCEL)
         return comparison.found

@@ -256,9 +256,7 @@ def _looks_like(head):
 def damaged(kind, err):
     """Why libsndfile gave up on what begins like audio: the reason of an `AudioError`."""
     if _is_unsupported(err):
-        return (
-            f"a kind of {kind} that soundfile cannot read ({_words(err)}); convert it, {_EXAMPLE}"
-        )
+        return f"{_unsupported(kind, err)}; convert it, {_EXAMPLE}"
     return f"truncated or damaged {kind} ({_words(err)}); copy or download it again"
 
 

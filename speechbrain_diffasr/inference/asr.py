@@ -17,8 +17,8 @@ from tqdm import tqdm
 from speechbrain_diffasr.dataio.audio import check_batch, check_waveform, load_audio
 from speechbrain_diffasr.decoders.language_id import LANGUAGE_FILE, LanguageTable
 from speechbrain_diffasr.inference.pretrained import (
+    SavedirRecord,
     check_source,
-    claim_savedir,
     override_yaml,
     save_pretrained,
 )
@@ -108,12 +108,16 @@ class DiffusionASR(EncoderDecoderASR):
             source = str(local_path(source))
             if "://" not in source:
                 check_source(source, hparams_file)
-            if kwargs.get("savedir") is not None:
-                revision = getattr(kwargs.get("fetch_config"), "revision", None)
-                claim_savedir(kwargs["savedir"], source, hparams_file, revision)
+        record = None
+        if kwargs.get("savedir") is not None and not isinstance(source, FetchSource):
+            revision = getattr(kwargs.get("fetch_config"), "revision", None)
+            record = SavedirRecord(kwargs["savedir"], source, hparams_file, revision)
+            record.check()
         asr = super().from_hparams(
             source=source, hparams_file=hparams_file, overrides=overrides, **kwargs
         )
+        if record is not None:
+            record.write()  # only now: a source that does not load is no reason to refuse another
         if asr is None:
             return None
         # Kept for `save_pretrained`, since the objects made from it no longer tell.
@@ -425,7 +429,10 @@ class DiffusionASR(EncoderDecoderASR):
     def _locked(self, stream, requests):
         """Runs a stream while no other thread decodes."""
         with self._lock:
-            yield from stream(requests)
+            for result in stream(requests):
+                yield result
+                # Web servers take each result in another thread of a pool.
+                self._lock.adopt()
 
     def _local(self, path, savedir):
         """The path of a file that may have to be fetched."""

@@ -293,11 +293,11 @@ def _is_path(place):
     return "://" not in place and not _HUB_NAME.fullmatch(place)
 
 
-def claim_savedir(savedir, source, hparams_file, revision=None):
-    """Sees to it that a folder which collects a model's files has those of this model, as they are.
+class SavedirRecord:
+    """Which model the files are from that a folder collects, and how old they are.
 
-    SpeechBrain's `fetch` takes what is in it already, whichever model that is from, and however
-    old it is.
+    SpeechBrain's `fetch` takes what is in such a folder already, whichever model that is from, and
+    however old it is.
 
     Arguments
     ---------
@@ -308,40 +308,61 @@ def claim_savedir(savedir, source, hparams_file, revision=None):
     revision : str, optional
         Of a Hub repository. Default: the newest.
 
-    Raises
-    ------
-    ValueError
-        If it has the files of another model.
+    Example
+    -------
+    >>> savedir = getfixture("tmp_path") / "saved"
+    >>> record = SavedirRecord(savedir, default_model(), "hyperparams.yaml")
+    >>> record.check()
+    >>> record.write()
+    >>> Path(record.path.read_text().splitlines()[0]).name
+    'diffasr-tiny'
     """
-    savedir = Path(savedir)
-    if Path(source).resolve() == savedir.resolve():
-        return
-    folder = Path(source) if Path(source).is_dir() else None
-    identity = source if revision is None else f"{source}@{revision}"
-    if folder is not None:
-        identity = str(folder.resolve())
-    known = savedir / SOURCE_FILE
-    lines = known.read_text(encoding="utf-8").splitlines() if known.is_file() else []
-    held = lines[0] if lines else None
-    if held is None and folder is not None and (savedir / hparams_file).is_file():
-        # Collected by something else: a link to the model's own file, or a copy of it.
-        own, there = folder / hparams_file, savedir / hparams_file
-        if not own.is_file() or own.read_bytes() != there.read_bytes():
+
+    def __init__(self, savedir, source, hparams_file, revision=None):
+        self.savedir, self.source, self.hparams_file = Path(savedir), source, hparams_file
+        self.path = self.savedir / SOURCE_FILE
+        self._folder = Path(source) if Path(source).is_dir() else None
+        self._is_own = Path(source).resolve() == self.savedir.resolve()
+        self._identity = source if revision is None else f"{source}@{revision}"
+        self._states = {}
+        if self._folder is not None:
+            self._identity = str(self._folder.resolve())
+            self._states = _states(self._folder, hparams_file)
+
+    def check(self):
+        """Sees whether the folder is for this model, and removes copies of what has changed since.
+
+        Raises
+        ------
+        ValueError
+            If it has the files of another model.
+        """
+        if self._is_own:
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        held, there = lines[0] if lines else None, self.savedir / self.hparams_file
+        # Collected by something else: links to the model's own files, or copies of them.
+        is_unknown = held is None and self._folder is not None and there.is_file()
+        if is_unknown and there.read_bytes() != (self._folder / self.hparams_file).read_bytes():
             held = "another model"
-    if held not in (None, identity):
-        raise ValueError(
-            f"{savedir}: has the files of {held}, not of {source}; name another savedir, or "
-            "delete it"
-        )
-    states = {} if folder is None else _states(folder, hparams_file)
-    for name, state in states.items():
-        copy = savedir / name
-        if copy.is_file() and not copy.is_symlink() and f"{name} {state}" not in lines:
-            copy.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # it may be read-only
-        savedir.mkdir(parents=True, exist_ok=True)
-        text = "".join(f"{name} {state}\n" for name, state in states.items())
-        write_atomically(known, f"{identity}\n{text}")
+        if held not in (None, self._identity):
+            raise ValueError(
+                f"{self.savedir}: has the files of {held}, not of {self.source}; name another "
+                "savedir, or delete it"
+            )
+        for name, state in self._states.items():
+            copy = self.savedir / name
+            if copy.is_file() and not copy.is_symlink() and f"{name} {state}" not in lines:
+                copy.unlink(missing_ok=True)
+
+    def write(self):
+        """Remembers the model, if the folder can be written to."""
+        if self._is_own:
+            return
+        text = "".join(f"{name} {state}\n" for name, state in self._states.items())
+        with contextlib.suppress(OSError):  # it may be read-only
+            self.savedir.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path, f"{self._identity}\n{text}")
 
 
 def _states(folder, hparams_file):

@@ -109,13 +109,14 @@ class DecodingOptions:
             raise ValueError(
                 f"channels: {self.channels!r} is unknown; choose {', '.join(CHANNELS)}"
             )
-        if self.channels == "separate" and self.turns is not None:
-            raise ValueError("channels: separate makes each a speaker; give no turns with it")
         each = [
             broadcast(name, getattr(self, name), len(paths))
             for name in ("language", "seed", "boundaries", "turns")
         ]
-        return [Request(*parts) for parts in zip(map(local_path, paths), *each, strict=True)]
+        requests = [Request(*parts) for parts in zip(map(local_path, paths), *each, strict=True)]
+        if self.channels == "separate" and any(one.turns is not None for one in requests):
+            raise ValueError("channels: separate makes each a speaker; give no turns with it")
+        return requests
 
 
 @dataclass(frozen=True)
@@ -325,7 +326,7 @@ class FileReader:
             return [0], ()
         if how == "separate":
             return list(range(count)), ()
-        if not stream.compare_channels():
+        if count > 2 or not stream.compare_channels():
             return [None], ()
         if how == "auto" and request.turns is None:
             return list(range(count)), (f"{APART}: each is heard by itself",)

@@ -203,7 +203,7 @@ class _Lister:
     def _row(self, clip):
         if self.first[clip.clip_id] is not clip:
             return "another clip has the same ID"
-        # SpeechBrain's reader and others take a line for an utterance.
+        # A text in two lines would be refused where the CSV file is read again.
         text = " ".join(self.normalize(clip.text, clip.lang).splitlines()).strip()
         if not text:
             return "no text is left after normalization"

@@ -109,17 +109,16 @@ def channel_names(count):
 def _longer_names(name, group):
     """Names for files that are called alike, ever longer ones, and at last with numbers."""
     depth = max(len(path.parts) for path in group)
-    for ending in ("", "suffix"):
+    for with_ending in (False, True):
         for folders in range(depth):
-            yield {
-                path: recording_name(
-                    "_".join(
-                        part.strip("/\\:") for part in (*path.parts[-1 - folders : -1], path.stem)
-                    )
-                    + (f"_{path.suffix[1:]}.x" if ending else ".x")
-                )
-                for path in group
-            }
+            names = {}
+            for path in group:
+                parts = [*path.parts[-1 - folders : -1], path.stem]
+                if with_ending:
+                    parts.append(path.suffix[1:])
+                # The ending, which `recording_name` takes away, keeps a dot in the name there.
+                names[path] = recording_name("_".join(one.strip("/\\:") for one in parts) + ".x")
+            yield names
     number = 0
     while True:
         number += 1

@@ -128,11 +128,6 @@ def _around(whole, start, end, words):
     return Segment.from_words(words, start, end, whole.speaker, whole.language)
 
 
-# A word outside of all turns belongs to the nearest one, if it is no further away: a diarizer's
-# edges are seldom better.
-MAX_DISTANCE = 1.0  # s
-
-
 def merge_channels(transcripts):
     """Makes one transcript of those of a recording's channels, each of which is a speaker.
 
@@ -170,6 +165,11 @@ def merge_channels(transcripts):
         tokens=tuple(token for one in transcripts for token in one.tokens),
         channels=tuple(names),
     )
+
+
+# A word outside of all turns belongs to the nearest one, if it is no further away: a diarizer's
+# edges are seldom better.
+MAX_DISTANCE = 1.0  # s
 
 
 def attribute_speakers(segments, turns, max_distance=MAX_DISTANCE):

@@ -66,6 +66,10 @@ class OneAtATime:
     def __reduce__(self):
         return OneAtATime, ()
 
+    def adopt(self):
+        """Makes this thread the one that holds it, as where it goes on with another's generator."""
+        self._owner = threading.get_ident()
+
     def __enter__(self):
         if self._owner != threading.get_ident():
             self._lock.acquire()

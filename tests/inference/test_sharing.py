@@ -72,6 +72,24 @@ def test_a_stream_that_is_not_used_up_keeps_nobody_waiting(asr, texts):
     assert said == [texts[SAMPLES[0]]]
 
 
+def test_each_result_may_be_taken_in_another_thread(asr, texts):
+    """As web servers do, which answer from a pool."""
+    stream, results = asr.stream_files(SAMPLES, batch_size=1, words=True), {}
+
+    def take():
+        index, result = next(stream)
+        results[index] = result.text
+
+    for _ in SAMPLES:
+        thread = threading.Thread(target=take, daemon=True)
+        thread.start()
+        thread.join(60)
+        assert not thread.is_alive()
+    assert [results[index] for index in range(len(SAMPLES))] == list(texts.values())
+    assert next(stream, None) is None
+    assert asr.transcribe_file(SAMPLES[0]) == texts[SAMPLES[0]]
+
+
 def test_a_lock_that_another_thread_releases():
     lock = OneAtATime()
     lock.__enter__()
@@ -189,6 +207,14 @@ def test_a_savedir_of_another_model_is_refused(tmp_path):
     (tmp_path / "source.txt").unlink()
     with pytest.raises(ValueError, match="has the files of another model"):
         DiffusionASR.from_hparams(DIGITS, savedir=str(tmp_path))
+
+
+def test_a_source_that_does_not_load_claims_no_savedir(tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "hyperparams.yaml").write_text("modules: !new:no.such.Class\n")
+    with pytest.raises(Exception, match=r"no\.such|no such|No module"):
+        DiffusionASR.from_hparams(tmp_path / "broken", savedir=str(tmp_path / "saved"))
+    assert not (tmp_path / "saved" / "source.txt").exists()
 
 
 def test_a_folder_can_be_its_own_savedir(tmp_path):
