@@ -12,7 +12,7 @@ PACKAGE = Path(speechbrain_diffasr.__file__).parent
 # Each may import itself and what stands before it.
 ORDER = (
     *("utils", "text", "kernels", "dataio", "lobes", "segmentation", "decoders", "evaluation"),
-    *("transcripts", "inference", "visualization", "training", "recipe", "cli"),
+    *("transcripts", "inference", "visualization", "training", "pretraining", "recipe", "cli"),
 )
 # Where folders and scripts of 0.1 look for a class; they may import anything.
 SHIMS = {"tokenizer.py", "prompt.py", "hub.py", "checkpoints.py", "evaluate.py"}

@@ -25,6 +25,8 @@ class ConvProjector(nn.Module):
         Root mean square to which each embedding is scaled. Token embeddings enter DiffusionGemma
         multiplied by the root of its width, at about 1; audio that is much louder or fainter is
         not heard. Default: no scaling.
+    dropout : float
+        Share of channels that training leaves out, behind each convolution. Default: 0.
 
     Example
     -------
@@ -37,7 +39,14 @@ class ConvProjector(nn.Module):
     """
 
     def __init__(
-        self, input_size, hidden_size, output_size, num_convs=3, kernel_size=3, output_rms=None
+        self,
+        input_size,
+        hidden_size,
+        output_size,
+        num_convs=3,
+        kernel_size=3,
+        output_rms=None,
+        dropout=0.0,
     ):
         super().__init__()
         if kernel_size % 2 == 0:
@@ -51,6 +60,7 @@ class ConvProjector(nn.Module):
         )
         self.linear = nn.Linear(widths[-1], output_size)
         self.output_rms = output_rms
+        self.dropout = nn.Dropout(dropout)
 
     def output_length(self, num_frames):
         """Number of embeddings that `num_frames` frames give.
@@ -79,7 +89,7 @@ class ConvProjector(nn.Module):
         """
         hidden = frames.to(self.linear.weight.dtype).transpose(1, 2)  # [B, input_size, T]
         for conv in self.convs:
-            hidden = nn.functional.gelu(conv(hidden))
+            hidden = self.dropout(nn.functional.gelu(conv(hidden)))
         embeddings = self.linear(hidden.transpose(1, 2))
         if self.output_rms is not None:
             embeddings = self.output_rms * nn.functional.rms_norm(

@@ -161,8 +161,9 @@ class AudioPrompt:
             Token embeddings of the prompts, [B, T, D].
         audio : torch.Tensor
             Projected audio, [B, num_slots, D].
-        slots : list of int, optional
-            How many of them each prompt has room for. Default: `num_slots`.
+        slots : list of int or torch.Tensor, optional
+            How many of them each prompt has room for. Default: `num_slots`. A tensor, on the device
+            of the audio, leaves open how many there are at most: shapes do not depend on it.
 
         Returns
         -------
@@ -179,10 +180,13 @@ class AudioPrompt:
                 f"{audio.shape[1]} audio embeddings for {self.num_slots} slots; "
                 "num_slots must be what the projector makes of a whole window"
             )
-        first, most = self.first_slot, max(slots or [self.num_slots])
+        first = self.first_slot
+        most = min(self.num_slots, embeddings.shape[1] - first)
+        if isinstance(slots, list):
+            most, slots = max(slots), torch.tensor(slots, device=audio.device)
         audio = audio[:, :most].to(embeddings.dtype)
         if slots is not None:
-            room = torch.tensor(slots, device=audio.device)[:, None]  # [B, 1]
+            room = slots[:, None]  # [B, 1]
             inside = torch.arange(most, device=audio.device) < room  # [B, most]
             audio = torch.where(inside[..., None], audio, embeddings[:, first : first + most])
         return torch.cat([embeddings[:, :first], audio, embeddings[:, first + most :]], dim=1)

@@ -69,6 +69,10 @@ class LanguageModelLosses:
         `self_conditioning`. Default: 0.
     open_language : float
         Share of examples whose prompt names no language, so that both ways work. Default: 0.5.
+    trimmed : float
+        Share of examples that are as decoding with `trim_slots` and `tokens_per_second` makes them:
+        with slots for the audio only, and a canvas of any length that holds the transcript.
+        Default: 0.
     min_rate, max_rate : float
         Range of the corruption rate. Default: 0.001 to 1.
     chunk_size : int
@@ -98,6 +102,7 @@ class LanguageModelLosses:
         self_conditioning=0.5,
         unrolled=0.0,
         open_language=0.5,
+        trimmed=0.0,
         min_rate=0.001,
         max_rate=1.0,
         chunk_size=1024,
@@ -115,6 +120,7 @@ class LanguageModelLosses:
         self.self_conditioning = self_conditioning
         self.unrolled = unrolled
         self.open_language = open_language
+        self.trimmed = trimmed
         self.min_rate, self.max_rate = min_rate, max_rate
         self.rows = chunk_size
         self.diffusion = DiffusionLoss(chunk_size)
@@ -122,7 +128,7 @@ class LanguageModelLosses:
         self.compile = compile
         self.compiled_run = torch.compile(self._run, dynamic=False)
 
-    def __call__(self, audio, languages, tokens, seeds=None):
+    def __call__(self, audio, languages, tokens, seeds=None, filled=None):
         """Computes both losses.
 
         Arguments
@@ -136,6 +142,8 @@ class LanguageModelLosses:
         seeds : list of int, optional
             Of all that is drawn at random for each utterance: corruption, whether it sees a first
             guess, whether its language is named. Default: torch's own generator decides.
+        filled : list of int, optional
+            Slots that the audio of each fills, for those that are trimmed.
 
         Returns
         -------
@@ -154,7 +162,10 @@ class LanguageModelLosses:
         transcripts = [[*row, eos] for row in tokens]
         compiled = self.compile and torch.is_grad_enabled()
         length = self._longest() if compiled else None
-        sequence, lengths = self.prompt(languages, transcripts, device, length)
+        slots = canvas_lens = None
+        if self.trimmed > 0 and filled is not None:
+            slots, canvas_lens = self._trim(tokens, filled, generators)
+        sequence, lengths = self.prompt(languages, transcripts, device, length, slots)
         canvas = fill_canvas(tokens, self.canvas_length, eos, device)
         noisy, _, _ = corrupt_canvas(
             canvas, model.vocab_size, generators, self.min_rate, self.max_rate
@@ -164,12 +175,30 @@ class LanguageModelLosses:
         if self.unrolled > 0:
             step = (dice[:, 1] < self.unrolled).to(device), *self._draw_step(canvas, generators)
         run = self.compiled_run if compiled else self._run
-        hidden, denoised = run(audio, sequence, lengths, noisy, informed, step)
+        if slots is not None:
+            slots, canvas_lens = torch.tensor(slots).to(device), canvas_lens.to(device)
+        hidden, denoised = run(audio, sequence, lengths, noisy, informed, step, slots, canvas_lens)
+        if canvas_lens is not None:
+            canvas = canvas.masked_fill(~_inside(canvas_lens, canvas.shape[1]), IGNORED)
 
         transcript_lens = torch.tensor([len(row) for row in transcripts]).to(device)
         targets = next_tokens(sequence, lengths, transcript_lens)
         autoregressive = self.autoregressive(hidden, model.head, targets)
         return self.diffusion(denoised, model.head, canvas), autoregressive
+
+    def _trim(self, tokens, filled, generators):
+        """Slots of each prompt, a list, and tokens of each canvas, [B]."""
+        dice = _rand(len(tokens), 2, generators)
+        is_trimmed = (dice[:, 0] < self.trimmed).tolist()
+        slots = [
+            max(1, min(own, self.prompt.num_slots)) if trimmed else self.prompt.num_slots
+            for own, trimmed in zip(filled, is_trimmed, strict=True)
+        ]
+        # Most are hardly longer than their transcripts, which is what decoding asks for.
+        least = torch.tensor([len(row) + 1.0 for row in tokens])
+        longer = (least * (self.canvas_length / least) ** dice[:, 1].square()).round().long()
+        longest = torch.full_like(longer, self.canvas_length)
+        return slots, torch.where(torch.tensor(is_trimmed), longer.clamp(max=longest), longest)
 
     def _draw_step(self, canvas, generators):
         """What a step of the sampler draws: temperatures [B], uniforms and fresh tokens [B, C]."""
@@ -180,30 +209,34 @@ class LanguageModelLosses:
         fresh = (dice[:, 1 + length :] * self.model.vocab_size).to(canvas.dtype)
         return temperature, dice[:, 1 : 1 + length], fresh
 
-    def _run(self, audio, sequence, lengths, noisy, informed, step):
+    def _run(self, audio, sequence, lengths, noisy, informed, step, slots=None, canvas_lens=None):
         """Hidden states of the encoder [B, T, D] and of the decoder [B, C, D]."""
         model = self.model
-        embeddings = self.prompt.scatter(model.embed(sequence), audio)
+        embeddings = self.prompt.scatter(model.embed(sequence), audio, slots)
         hidden, context = model.encode(embeddings, lengths)
         guess = None
         if self.self_conditioning > 0:
             with torch.no_grad():
-                guess = model.logits(model.denoise(noisy, context)).to(embeddings.dtype)
+                first = model.denoise(noisy, context, lengths=canvas_lens)
+                guess = model.logits(first).to(embeddings.dtype)
                 if step is not None:
                     unrolled = step[0]
-                    stepped, scaled = self._step(guess, *step[1:])
+                    stepped, scaled = self._step(guess, canvas_lens, *step[1:])
                     noisy = torch.where(unrolled[:, None], stepped, noisy)
                     guess = torch.where(unrolled[:, None, None], scaled, guess)
-        return hidden, model.denoise(noisy, context, guess, informed)
+        return hidden, model.denoise(noisy, context, guess, informed, canvas_lens)
 
-    def _step(self, guess, temperature, uniforms, fresh):
+    def _step(self, guess, canvas_lens, temperature, uniforms, fresh):
         """What the sampler makes of logits [B, C, V]: the next canvas [B, C], and what it reads."""
         rows = max(1, self.rows // guess.shape[1])  # utterances at once, for memory
         canvas = []
-        parts = (x.split(rows) for x in (guess, temperature, uniforms, fresh))
-        for *part, noise in zip(*parts, strict=True):
+        inside = torch.ones_like(fresh, dtype=torch.bool)
+        if canvas_lens is not None:
+            inside = _inside(canvas_lens, guess.shape[1])
+        parts = (x.split(rows) for x in (guess, temperature, uniforms, fresh, inside))
+        for *part, noise, is_canvas in zip(*parts, strict=True):
             predictions = read_logits(*part)
-            accepted = self.sampler.accept(predictions.entropy)
+            accepted = self.sampler.accept(predictions.entropy.masked_fill(~is_canvas, torch.inf))
             canvas.append(self.sampler.renoise(predictions.proposals, accepted, noise))
         scaled = (guess / temperature[:, None, None]).to(guess.dtype)
         return torch.cat(canvas), scaled
@@ -279,7 +312,7 @@ class RecognizerLosses(torch.nn.Module):
             return self.encoder.projector(frames)
         return self.encoder(wavs, wav_lens)
 
-    def forward(self, languages, tokens, seeds=None, **audio):
+    def forward(self, languages, tokens, seeds=None, filled=None, **audio):
         """Computes the losses of a batch.
 
         Arguments
@@ -290,6 +323,8 @@ class RecognizerLosses(torch.nn.Module):
             Transcripts.
         seeds : list of int, optional
             Of all that is drawn at random for each utterance.
+        filled : list of int, optional
+            Slots that the audio of each fills.
         **audio : dict
             For `embed_audio`.
 
@@ -298,16 +333,16 @@ class RecognizerLosses(torch.nn.Module):
         parts : dict
             As `from_audio` gives them.
         """
-        return self.from_audio(self.embed_audio(**audio), languages, tokens, seeds)
+        return self.from_audio(self.embed_audio(**audio), languages, tokens, seeds, filled)
 
-    def from_audio(self, audio, languages, tokens, seeds=None):
+    def from_audio(self, audio, languages, tokens, seeds=None, filled=None):
         """Computes the losses of audio embeddings.
 
         Arguments
         ---------
         audio : torch.Tensor
             [B, num_slots, D].
-        languages, tokens, seeds
+        languages, tokens, seeds, filled
             As for `forward`.
 
         Returns
@@ -316,7 +351,7 @@ class RecognizerLosses(torch.nn.Module):
             Scalars: diffusion (nats per position), autoregressive and ctc (nats per token), and
             how many transcripts were infeasible, too long for the slots.
         """
-        diffusion, autoregressive = self.language_model(audio, languages, tokens, seeds)
+        diffusion, autoregressive = self.language_model(audio, languages, tokens, seeds, filled)
         lens = torch.tensor([len(row) for row in tokens])
         targets = pad_sequence([torch.tensor(row, dtype=torch.long) for row in tokens], True)
         slots = torch.full_like(lens, audio.shape[1])
@@ -364,6 +399,11 @@ def utterance_seed(*parts):
     True
     """
     return zlib.crc32(" ".join(map(str, parts)).encode())
+
+
+def _inside(lengths, width):
+    """Which positions are before the end of each row, bool [B, width]."""
+    return torch.arange(width, device=lengths.device) < lengths[:, None]
 
 
 def _rand(batch, number, generators, device=None):

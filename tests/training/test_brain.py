@@ -187,9 +187,9 @@ def test_unrolled_canvases_are_what_the_sampler_makes_of_the_first_guess(random_
         def __getattr__(self, name):
             return getattr(model, name)
 
-        def denoise(self, canvas, context, guess=None, informed=None):
+        def denoise(self, canvas, context, guess=None, informed=None, lengths=None):
             seen.append(canvas)
-            return model.denoise(canvas, context, guess, informed)
+            return model.denoise(canvas, context, guess, informed, lengths)
 
         def logits(self, hidden):
             one_hot = torch.nn.functional.one_hot(clean, model.vocab_size)

@@ -1,6 +1,8 @@
 """All waveforms of a corpus in one tensor on the GPU: small models outrun any data loader."""
 
+import os
 import random
+import zlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -11,6 +13,9 @@ from speechbrain.dataio.batch import PaddedData
 from tqdm import tqdm
 
 from speechbrain_diffasr.dataio import read_rows
+from speechbrain_diffasr.pretraining.augmentation import hush
+
+FILES_AT_ONCE = 500
 
 
 @dataclass
@@ -27,6 +32,8 @@ class Batch:
     wrd : list of str
     duration : list of float
         Seconds.
+    filled : list of int
+        Slots up to the end of what was recorded.
     """
 
     id: list
@@ -35,10 +42,41 @@ class Batch:
     lang: list
     wrd: list
     duration: list
+    filled: list
 
     def to(self, device):
         """Moves nothing: the waveforms are where they are used."""
         return self
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Which voices are drawn, so that one model hears what another learned from.
+
+    Arguments
+    ---------
+    number : int
+        Of this fold, from 0.
+    count : int
+        Folds in all.
+    inside : bool
+        Whether its voices alone are drawn, or all but its voices.
+
+    Example
+    -------
+    >>> voices = ["ann", "bob", "cy", "dan"]
+    >>> inside, outside = Fold(0, 2, True), Fold(0, 2, False)
+    >>> [inside.has(voice) != outside.has(voice) for voice in voices]
+    [True, True, True, True]
+    """
+
+    number: int
+    count: int
+    inside: bool
+
+    def has(self, voice):
+        """Whether a voice is drawn."""
+        return (zlib.crc32(voice.encode()) % self.count == self.number) == self.inside
 
 
 class WaveformStore(torch.utils.data.IterableDataset):
@@ -46,19 +84,20 @@ class WaveformStore(torch.utils.data.IterableDataset):
 
     Arguments
     ---------
-    csvs : list of str
-        CSV files with the columns ID, duration, wav, lang, wrd. The languages of each file are
-        groups that are drawn equally often.
-    data_roots : list of str
-        What `$data_root` stands for in each of them.
+    folders : list of Path
+        Corpora: folders with a CSV file with the columns ID, duration, wav, lang, wrd, and voice or
+        spk_id if `fold` is given. The languages of each are groups that are drawn equally often.
     tokenizer : Tokenizer
     device : str
         Where the waveforms live.
     batch_size : int
     window : float
         Seconds of a batch.
+    num_slots : int
+        Audio embeddings of a whole window.
     max_tokens : int
         Longest transcript of an example.
+    augment : WaveformAugmenter
     join : float
         Share of examples that are several utterances of one group with pauses between them.
     max_pause, max_lead : float
@@ -66,44 +105,47 @@ class WaveformStore(torch.utils.data.IterableDataset):
         more often.
     empty : float
         Share of examples in which nobody speaks.
-    noise : float
-        Share of examples with white noise at 10 to 40 dB.
-    max_stretch : float
-        Largest change of speed (and with it of pitch and formants), as a share.
-    band_limit : float
-        Share of examples without anything above 3.4 to 4 kHz, as from a telephone.
     seed : int
     weights : dict, optional
-        How often each group is drawn, by its name; 1 if not named. Names are the language, or
-        the language and the number of the CSV for files after the first ("en1").
+        How often each group is drawn, by the name of the corpus or as CORPUS/LANGUAGE; 1 if not
+        named.
+    fold : Fold, optional
+        Default: all voices.
+    split : str
+        Name of the CSV file. Default: "train".
     """
 
     def __init__(
         self,
-        csvs,
-        data_roots,
+        folders,
         tokenizer,
         device,
         batch_size,
         window,
+        num_slots,
         max_tokens,
+        augment,
         join=0.5,
         max_pause=0.5,
         max_lead=0.3,
         empty=0.0,
-        noise=0.5,
-        max_stretch=0.1,
-        band_limit=0.0,
         seed=0,
         weights=None,
+        fold=None,
+        split="train",
         sample_rate=16000,
     ):
+        self.augment = augment
+        # Slowed down, everything must still fit into the window.
+        self.limit = window * sample_rate / (1 + augment.max_stretch)
         rows = []
-        for number, (path, root) in enumerate(zip(csvs, data_roots, strict=True)):
-            for row in read_rows(path, root):
-                if float(row["duration"]) * (1 + max_stretch) > window:
+        for folder in folders:
+            for row in _with_packs(read_rows(folder / f"{split}.csv", folder), folder, split):
+                voice = row.get("voice") or row.get("spk_id") or ""
+                too_long = float(row["duration"]) * sample_rate > self.limit
+                if too_long or (fold is not None and not fold.has(voice)):
                     continue
-                row["group"] = row["lang"] + (str(number) if number else "")
+                row["group"] = f"{folder.name}/{row['lang']}"
                 rows.append(row)
         texts = [row["wrd"] for row in rows]
         tokens = tokenizer.backend(texts, add_special_tokens=False)["input_ids"]
@@ -117,22 +159,21 @@ class WaveformStore(torch.utils.data.IterableDataset):
         for index, row in enumerate(self.rows):
             groups.setdefault(row["group"], []).append(index)
         self.groups = list(groups.values())
-        self.chances = [float((weights or {}).get(name, 1.0)) for name in groups]
-        paths = [row["wav"] for row in self.rows]
-        shares = [paths[start : start + 1000] for start in range(0, len(paths), 1000)]
-        with ProcessPoolExecutor() as pool:
-            read = list(tqdm(pool.map(_read, shares), total=len(shares), desc="Reading"))
-        self.lens = np.concatenate([lens for _, lens in read])
+        weights = weights or {}
+        self.chances = [
+            float(weights.get(name, weights.get(name.split("/")[0], 1.0))) for name in groups
+        ]
+        wavs = read_waveforms(self.rows, sample_rate)
+        self.lens = np.array([len(wav) for wav in wavs])
         self.starts = np.concatenate([[0], np.cumsum(self.lens)[:-1]])
-        self.audio = torch.from_numpy(np.concatenate([wavs for wavs, _ in read])).to(device)
+        self.audio = torch.from_numpy(np.concatenate(wavs)).to(device)
         self.device = device
         self.batch_size = batch_size
         self.max_samples = int(window * sample_rate)
+        self.num_slots = num_slots
         self.sample_rate = sample_rate
-        self.max_tokens, self.empty = max_tokens, empty
+        self.max_tokens, self.empty, self.join = max_tokens, empty, join
         self.max_pause, self.max_lead = max_pause, max_lead
-        self.join, self.noise, self.max_stretch = join, noise, max_stretch
-        self.band_limit = band_limit
         self.rng = random.Random(seed)
         self.generator = torch.Generator(device).manual_seed(seed)
 
@@ -144,14 +185,12 @@ class WaveformStore(torch.utils.data.IterableDataset):
         """Chooses utterances for one example: (index, first sample) of each."""
         (group,) = self.rng.choices(self.groups, self.chances)
         first = self.rng.choice(group)
-        # Slowed down, everything must still fit into the window.
-        limit = self.max_samples / (1 + self.max_stretch)
         start = self._pause(self.max_lead)
-        start = max(0, min(start, int(limit) - self.lens[first]))
+        start = max(0, min(start, int(self.limit) - self.lens[first]))
         parts, end = [(first, start)], start + self.lens[first]
         tokens = len(self.tokens[first])
         if self.rng.random() < self.join:
-            wanted = self.rng.uniform(0.2, 1.0) * limit
+            wanted = self.rng.uniform(0.2, 1.0) * self.limit
             while True:
                 other = self.rng.choice(group)
                 start = end + self._pause(self.max_pause)
@@ -188,7 +227,8 @@ class WaveformStore(torch.utils.data.IterableDataset):
         ends = torch.tensor(
             [parts[-1][1] + self.lens[parts[-1][0]] for parts in examples], device=self.device
         )
-        wavs = self._augment(wavs.view(self.batch_size, self.max_samples), ends[:, None])
+        wavs = wavs.view(self.batch_size, self.max_samples)
+        wavs, ends = self.augment(wavs, ends[:, None], self.generator)
         first = [parts[0][0] for parts in examples]
         silent = [self.rng.random() < self.empty for _ in examples]
         if any(silent):
@@ -204,99 +244,83 @@ class WaveformStore(torch.utils.data.IterableDataset):
             lang=[self.rows[i]["lang"] for i in first],
             wrd=[" ".join(self.rows[i]["wrd"] for i, _ in parts) for parts in examples],
             duration=[sum(self.lens[i] for i, _ in parts) / self.sample_rate for parts in examples],
+            filled=(ends[:, 0] / self.max_samples * self.num_slots).ceil().long().tolist(),
         )
 
-    def _rand(self, low, high):
-        """A number for each example, [B, 1]."""
-        rand = torch.rand(self.batch_size, 1, device=self.device, generator=self.generator)
-        return low + (high - low) * rand
 
-    def _augment(self, wavs, ends):  # [B, T], [B, 1]
-        """Changes speed, tilts the spectrum, adds noise, takes the highs away."""
-        speed = self._rand(1 - self.max_stretch, 1 + self.max_stretch)
-        place = torch.arange(wavs.shape[1], device=self.device) * speed
-        left = place.long().clamp(max=wavs.shape[1] - 2)
-        share = (place - left).clamp(max=1.0)
-        inside = place < wavs.shape[1] - 1
-        wavs = (wavs.gather(1, left) * (1 - share) + wavs.gather(1, left + 1) * share) * inside
-        # A first-order filter, between darker and brighter: rooms, microphones, telephones.
-        wavs = wavs + self._rand(-0.6, 0.6) * torch.nn.functional.pad(wavs[:, :-1], (1, 0))
-        level = wavs.square().mean(dim=1, keepdim=True).sqrt()
-        loud = level * 10 ** (-self._rand(10.0, 40.0) / 20)
-        loud = loud * (self._rand(0.0, 1.0) < self.noise)
-        # Half of the noise stops with the recording: behind it lies only the padding.
-        stops = self._rand(0.0, 1.0) < 0.5
-        recorded = (
-            torch.arange(wavs.shape[1], device=self.device) < ends / speed + 0.1 * self.sample_rate
-        )
-        noise = torch.randn(
-            wavs.shape, device=self.device, generator=self.generator, dtype=wavs.dtype
-        )
-        wavs = wavs + loud * noise * (recorded | ~stops)
-        if not self.band_limit:
-            return wavs
-        spectrum = torch.fft.rfft(wavs)
-        highest = torch.where(
-            self._rand(0.0, 1.0) < self.band_limit, self._rand(3400.0, 4000.0), self.sample_rate
-        )
-        hertz = torch.linspace(0, self.sample_rate / 2, spectrum.shape[1], device=self.device)
-        return torch.fft.irfft(spectrum * (hertz < highest), n=wavs.shape[1])
-
-
-def _read(paths):
-    """Reads WAV files into one array, and their lengths into another."""
-    wavs = [soundfile.read(path, dtype="int16")[0] for path in paths]
-    return np.concatenate(wavs), np.array([len(wav) for wav in wavs])
-
-
-def hush(wavs):
-    """Noise with the spectrum of waveforms, but without what they say, [B, T].
+def read_waveforms(rows, sample_rate):
+    """Reads sound files of one channel, or the packs that they were put into.
 
     Arguments
     ---------
-    wavs : torch.Tensor
-        [B, T].
+    rows : list of dict
+        With wav, the path; and pack, a tuple of the path of a pack, a first sample and a number of
+        samples, where there is one.
+    sample_rate : int
+        Hz that they must have.
 
     Returns
     -------
-    noise : torch.Tensor
-        [B, T]. A digital silence stays one.
+    wavs : list of numpy.ndarray
+        int16, [T] each.
     """
-    spectrum = torch.fft.rfft(wavs)
-    # Smoothed over 60 Hz or so: neither pitch nor time is left.
-    power = spectrum.abs().square()[:, None]
-    width = 2 * (wavs.shape[1] // 512) + 1
-    smooth = torch.nn.functional.avg_pool1d(power, width, 1, width // 2, count_include_pad=False)
-    phase = torch.rand_like(smooth[:, 0]) * (2 * torch.pi)
-    return torch.fft.irfft(torch.polar(smooth[:, 0].sqrt(), phase), n=wavs.shape[1])
+    packs = {row["pack"][0] for row in rows if "pack" in row}
+    packs = {path: np.memmap(path, np.int16, "r") for path in packs}
+    paths = [row["wav"] for row in rows if "pack" not in row]
+    shares = [
+        (paths[start : start + FILES_AT_ONCE], sample_rate)
+        for start in range(0, len(paths), FILES_AT_ONCE)
+    ]
+    read = []
+    if shares:
+        with ProcessPoolExecutor(min(32, os.cpu_count())) as pool:
+            for wavs in tqdm(pool.map(_read, shares), total=len(shares), desc="Reading"):
+                read += wavs
+    read = iter(read)
+    return [
+        packs[row["pack"][0]][row["pack"][1] : sum(row["pack"][1:])]
+        if "pack" in row
+        else next(read)
+        for row in rows
+    ]
 
 
-def spec_augment(mels, generator, time_masks=2, max_time=40, freq_masks=2, max_freq=12):
-    """Blanks random stretches of time and frequency (https://arxiv.org/abs/1904.08779).
+def pack(folder, split="train", sample_rate=16000):
+    """Puts the waveforms of a corpus into one file, from which they are read in seconds.
 
     Arguments
     ---------
-    mels : torch.Tensor
-        [B, mel bins, frames].
-    generator : torch.Generator
-        On the device of `mels`.
-    time_masks, freq_masks : int
-        How many of each.
-    max_time, max_freq : int
-        Their largest size in mel frames and bins.
-
-    Returns
-    -------
-    mels : torch.Tensor
-        [B, mel bins, frames].
+    folder : Path
+        With SPLIT.csv; SPLIT.i16 and SPLIT.npy are written beside it.
+    split : str
+    sample_rate : int
+        Hz that the files must have.
     """
-    for axis, number, largest in ((2, time_masks, max_time), (1, freq_masks, max_freq)):
-        size = mels.shape[axis]
-        shape = (number, len(mels), 1)
-        width = torch.rand(shape, generator=generator, device=mels.device) * largest
-        start = torch.rand(shape, generator=generator, device=mels.device) * (size - width)
-        place = torch.arange(size, device=mels.device)
-        masked = ((place >= start) & (place < start + width)).any(dim=0)  # [B, size]
-        masked = masked[:, None, :] if axis == 2 else masked[:, :, None]
-        mels = mels.masked_fill(masked, 0.0)
-    return mels
+    wavs = read_waveforms(read_rows(folder / f"{split}.csv", folder), sample_rate)
+    with open(folder / f"{split}.i16", "wb") as file:
+        for wav in wavs:
+            file.write(wav.tobytes())
+    np.save(folder / f"{split}.npy", np.array([len(wav) for wav in wavs]))
+
+
+def _with_packs(rows, folder, split):
+    """Says of each row where in the pack it lies, if there is one."""
+    path = folder / f"{split}.i16"
+    if path.is_file():
+        lens = np.load(path.with_suffix(".npy"))
+        for row, start, length in zip(rows, np.cumsum(lens) - lens, lens, strict=True):
+            row["pack"] = str(path), int(start), int(length)
+    return rows
+
+
+def _read(share):
+    paths, sample_rate = share
+    wavs = []
+    for path in paths:
+        wav, rate = soundfile.read(path, dtype="int16")
+        if rate != sample_rate or wav.ndim > 1:
+            raise ValueError(
+                f"{path}: {rate} Hz, {wav.ndim} channels; expected {sample_rate} Hz and one channel"
+            )
+        wavs.append(wav)
+    return wavs

@@ -1,0 +1,5 @@
+"""Makes the small recognizers: their encoder's projector, their denoiser, and both joined."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

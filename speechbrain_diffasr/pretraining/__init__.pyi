@@ -1,0 +1,10 @@
+from .augmentation import FeatureAugmenter as FeatureAugmenter
+from .augmentation import WaveformAugmenter as WaveformAugmenter
+from .augmentation import hush as hush
+from .denoiser import train_denoiser as train_denoiser
+from .drafts import DraftStore as DraftStore
+from .encoder import train_encoder as train_encoder
+from .joint import train_jointly as train_jointly
+from .optimization import optimize as optimize
+from .pieces import train_pieces as train_pieces
+from .waveforms import WaveformStore as WaveformStore

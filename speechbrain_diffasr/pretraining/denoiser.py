@@ -1,0 +1,161 @@
+"""Trains a DiffusionGemma to write out a line from a torn draft of it.
+
+A released language model can copy from its prompt and spell; one with random weights has to
+learn it, from text alone. The slots of the prompt hold what a projector under CTC will put there
+one day: pieces spread over the frames, repeated, wrong or missing, and blanks between them. The
+token embeddings are those that the encoder's stage writes; they stay as they are.
+
+With `heard` the slots hold what the encoder, its training finished, makes of speech. On voices
+that it was trained with it would make too few errors; where there are folds, each voice is heard
+by an encoder and a projector that did not learn from it.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from speechbrain_diffasr.inference.pretrained import FILENAMES, save_part
+from speechbrain_diffasr.pretraining.drafts import DraftStore, audio_like, find_neighbours
+from speechbrain_diffasr.pretraining.encoder import make_store
+from speechbrain_diffasr.pretraining.optimization import (
+    load_hparams,
+    load_parts,
+    optimize,
+    start_processes,
+)
+from speechbrain_diffasr.pretraining.waveforms import Fold
+from speechbrain_diffasr.training.objective import LanguageModelLosses
+
+
+def read_texts(hparams, settings, gemma, rank):
+    """Batches of text: (audio embeddings of torn drafts, languages, tokens, filled slots)."""
+    model = hparams["model"]
+    store = DraftStore(
+        path=Path(hparams["data_folder"]) / "text.csv",
+        tokenizer=model["tokenizer"],
+        num_slots=model["num_slots"],
+        blank=model["tokenizer"].token_id(hparams["blank_token"]),
+        canvas_length=model["canvas_length"],
+        batch_size=settings["batch_size"],
+        join=settings["join"],
+        max_wrong=settings["max_wrong"],
+        neighbours=find_neighbours(gemma.head.weight),
+        seed=hparams["seed"] + rank,
+    )
+    for languages, tokens, draft, filled in store:
+        draft = torch.from_numpy(draft).to(gemma.head.weight.device, non_blocking=True)
+        yield audio_like(draft, gemma), languages, tokens, filled
+
+
+def open_ears(hparams, device, rank):
+    """What speech is heard with: (store, folder of the encoder and projector) of each fold."""
+    settings = hparams["denoiser"] | {"batch_size": hparams["denoiser"]["heard_batch_size"]}
+    output = Path(hparams["output_folder"])
+    if not hparams["heard_folds"]:
+        return [(make_store(hparams, device, settings, seed=rank), output)]
+    return [
+        (
+            make_store(
+                hparams, device, settings, fold=Fold(number, hparams["folds"], True), seed=rank
+            ),
+            output / f"fold{number}",
+        )
+        for number in hparams["heard_folds"]
+    ]
+
+
+def hear_speech(ears, hparams, device):
+    """Batches of speech as `read_texts` gives them of text, of each fold in turn."""
+    model, base = hparams["model"], Path(hparams["output_folder"])
+    whisper, projector = model["whisper"].to(device).eval(), model["projector"].to(device).eval()
+    weights = []
+    for _, folder in ears:
+        has_encoder = (folder / FILENAMES["whisper"]).is_file()
+        load_parts(folder if has_encoder else base, whisper=whisper)
+        load_parts(folder, projector=projector)
+        weights.append([part.state_dict() for part in (whisper, projector)])
+        weights[-1] = [{k: v.clone() for k, v in state.items()} for state in weights[-1]]
+    bf16 = hparams["precision"] == "bf16"
+    while True:
+        for (store, _), states in zip(ears, weights, strict=True):
+            for part, state in zip((whisper, projector), states, strict=True):
+                part.load_state_dict(state)
+            batch = store.batch()
+            with torch.no_grad(), torch.autocast(batch.sig[0].device.type, torch.bfloat16, bf16):
+                mels = hparams["augment_features"](whisper.log_mel(*batch.sig), store.generator)
+                audio = projector(whisper.encode_mel(mels))
+            yield audio.float(), batch.lang, batch.tokens, batch.filled
+
+
+def train_denoiser(arguments):
+    """Runs the stage.
+
+    Reads embeddings.safetensors, writes base.safetensors and denoiser.log into the output folder.
+    Under torchrun all GPUs work on it.
+
+    Arguments
+    ---------
+    arguments : list of str
+        Of the command line: a YAML file and what it overrides.
+    """
+    hparams = load_hparams(arguments)
+    rank, device = start_processes()
+    device = device or hparams["device"]
+    model, settings = hparams["model"], hparams["denoiser"]
+    torch.manual_seed(hparams["seed"] + rank)
+    folder, output = Path(hparams["data_folder"]), Path(hparams["output_folder"])
+    output.mkdir(parents=True, exist_ok=True)
+    model["tokenizer"].load(folder / "tokenizer.json")
+    ears = open_ears(hparams, device, rank) if hparams["heard"] else None
+    gemma = model["diffusion_gemma"].to(device)
+    if hparams["heard"]:
+        load_parts(output, base=gemma)
+    elif hparams["continue_from"]:
+        load_parts(hparams["continue_from"], base=gemma)
+    else:
+        with torch.no_grad():
+            gemma.head.weight.copy_(load_file(hparams["embeddings"])["weight"])
+        if torch.distributed.is_initialized():
+            for parameter in gemma.parameters():
+                torch.distributed.broadcast(parameter.data, 0)
+    gemma.head.weight.requires_grad_(False)
+    losses = LanguageModelLosses(
+        gemma,
+        model["prompt"],
+        model["sampler"],
+        settings["self_conditioning"],
+        settings["unrolled"],
+        trimmed=settings["trimmed"],
+        chunk_size=hparams["chunk_size"],
+        compile=hparams["compile"],
+    )
+
+    def loss_of(batch):
+        *batch, filled = batch
+        diffusion, autoregressive = losses(*batch, filled=filled)
+        total = diffusion + settings["autoregressive_weight"] * autoregressive
+        return total, {"diffusion": diffusion, "autoregressive": autoregressive}
+
+    def save():
+        save_part("base", gemma, output, torch.float16)
+
+    if hparams["heard"]:
+        batches = hear_speech(ears, hparams, device)
+    else:
+        batches = read_texts(hparams, settings, gemma, rank)
+    with open(output / "denoiser.log", "a", encoding="utf-8") as log_file:
+
+        def log(line):
+            print(line, file=log_file, flush=True)
+
+        optimize(
+            gemma.parameters(),
+            batches,
+            loss_of,
+            settings,
+            hparams["precision"],
+            hparams["log_every"],
+            log,
+            save,
+        )

@@ -1,0 +1,171 @@
+"""Text as a projector under CTC would give it: torn drafts, for a denoiser to mend."""
+
+import random
+
+import numpy as np
+import torch
+
+from speechbrain_diffasr.dataio.tables import open_table
+
+NEIGHBOURS = 16
+
+
+class DraftStore:
+    """Batches of lines and of torn drafts of them, drawn without end.
+
+    Arguments
+    ---------
+    path : str
+        CSV file with the columns lang and wrd, as collect_text.py writes it.
+    tokenizer : Tokenizer
+    num_slots : int
+        Frames of a draft.
+    blank : int
+        Token of a frame in which nothing is said.
+    canvas_length : int
+    batch_size : int
+    join : float
+        Share of examples made of several lines.
+    max_wrong : float
+        Largest share of wrong or missing pieces.
+    neighbours : numpy.ndarray, optional
+        Tokens that are taken for each other, [V, N]; half of the wrong ones are of these.
+    seed : int
+    """
+
+    def __init__(
+        self,
+        path,
+        tokenizer,
+        num_slots,
+        blank,
+        canvas_length,
+        batch_size,
+        join,
+        max_wrong,
+        neighbours=None,
+        seed=0,
+    ):
+        groups = {}
+        with open_table(path) as rows:
+            for row in rows:
+                groups.setdefault(row["lang"], []).append(row["wrd"])
+        # Digits are read in English.
+        self.languages = ["en" if name == "digits" else name for name in groups]
+        self.lines = [
+            tokenizer.backend(lines, add_special_tokens=False)["input_ids"]
+            for lines in groups.values()
+        ]
+        self.vocab_size = len(tokenizer)
+        self.eos = tokenizer.eos_id
+        self.num_slots, self.blank, self.canvas_length = num_slots, blank, canvas_length
+        self.batch_size, self.join, self.max_wrong = batch_size, join, max_wrong
+        self.neighbours = neighbours
+        self.rng, self.dice = np.random.default_rng(seed), random.Random(seed)
+
+    def _line(self):
+        """Language and tokens of one example."""
+        group = self.dice.randrange(len(self.lines))
+        lines = self.lines[group]
+        tokens = list(self.dice.choice(lines))
+        if self.dice.random() < self.join:
+            wanted = self.dice.randrange(4, self.canvas_length)
+            while True:
+                more = self.dice.choice(lines)
+                if len(tokens) + len(more) > wanted:
+                    break
+                tokens += more
+        return self.languages[group], tokens[: self.canvas_length]
+
+    def batch(self):
+        """Draws a batch.
+
+        Returns
+        -------
+        languages : list of str
+        tokens : list of list of int
+        draft : numpy.ndarray
+            Token of each frame, [B, num_slots].
+        filled : list of int
+            Frames up to the last piece, or a few more.
+        """
+        examples = [self._line() for _ in range(self.batch_size)]
+        size = self.batch_size, self.canvas_length
+        tokens = np.full(size, self.blank)
+        lens = np.array([len(tokens) for _, tokens in examples])
+        for row, (_, values) in zip(tokens, examples, strict=True):
+            row[: len(values)] = values
+        inside = np.arange(self.canvas_length) < lens[:, None]
+        wrong = self.rng.uniform(0, self.max_wrong, (self.batch_size, 1))
+        dice = self.rng.random(size)
+        others = self.rng.integers(0, self.vocab_size, size)
+        if self.neighbours is not None:
+            near = self.neighbours[tokens, self.rng.integers(0, self.neighbours.shape[1], size)]
+            others = np.where(self.rng.random(size) < 0.5, near, others)
+        tokens = np.where(dice < wrong / 4, self.blank, tokens)
+        tokens = np.where(dice > 1 - wrong * 3 / 4, others, tokens)
+        # Pieces follow each other every `pace` frames on average, as far as there is room.
+        pace = self.rng.uniform(1.0, 4.0, (self.batch_size, 1))
+        pace = np.minimum(pace, self.num_slots / np.maximum(lens, 1)[:, None])
+        place = (np.arange(self.canvas_length) + self.rng.uniform(0, 1, size)) * pace
+        place = np.minimum(place + self.rng.uniform(0, 4, (self.batch_size, 1)), self.num_slots - 1)
+        place = np.where(inside, place, self.num_slots).astype(int)
+        draft = np.full((self.batch_size, self.num_slots + 2), self.blank)
+        rows = np.arange(self.batch_size)[:, None]
+        twice = inside & (self.rng.random(size) < 0.2)
+        draft[rows, np.where(twice, place + 1, self.num_slots)] = tokens
+        draft[rows, place] = tokens
+        last = np.where(inside, place, 0).max(axis=1) + self.rng.integers(1, 8, self.batch_size)
+        filled = np.minimum(last, self.num_slots).tolist()
+        languages, texts = (list(column) for column in zip(*examples, strict=True))
+        return languages, texts, draft[:, : self.num_slots], filled
+
+    def __iter__(self):
+        while True:
+            yield self.batch()
+
+
+def find_neighbours(weight):
+    """The tokens whose embeddings point the same way: what CTC learned to tell apart last.
+
+    Arguments
+    ---------
+    weight : torch.Tensor
+        Embeddings, [V, D].
+
+    Returns
+    -------
+    neighbours : numpy.ndarray
+        [V, N], nearest first.
+
+    Example
+    -------
+    >>> find_neighbours(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]))[0].tolist()
+    [1, 2]
+    """
+    unit = torch.nn.functional.normalize(weight.detach().float(), dim=1)
+    likeness = (unit @ unit.T).fill_diagonal_(-2)
+    return likeness.topk(min(NEIGHBOURS, len(unit) - 1), dim=1).indices.cpu().numpy()
+
+
+def audio_like(draft, model):
+    """Embeddings of a draft, blurred with other tokens, as a projector's would be.
+
+    Arguments
+    ---------
+    draft : torch.Tensor
+        Token of each frame, [B, num_slots].
+    model : DiffusionGemma
+
+    Returns
+    -------
+    audio : torch.Tensor
+        [B, num_slots, D].
+    """
+    other = torch.randint(model.vocab_size, draft.shape, device=draft.device)
+    share = 0.5 * torch.rand((*draft.shape, 1), device=draft.device) ** 2
+    mixed = (1 - share) * model.embed(draft) + share * model.embed(other)
+    mixed = torch.nn.functional.rms_norm(mixed.float(), mixed.shape[-1:])
+    blur = 0.5 * torch.rand(len(draft), 1, 1, device=draft.device)
+    mixed = mixed + blur * torch.randn_like(mixed)
+    return torch.nn.functional.rms_norm(mixed, mixed.shape[-1:])
