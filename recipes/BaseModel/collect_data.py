@@ -129,7 +129,7 @@ def main():
                 continue
             if row["lang"] in args.spoken and float(row["duration"]) <= args.max_seconds:
                 voices[row["lang"]].add(row["spk_id"])
-                rows.append({**row, "wrd": text})
+                rows.append({**row, "wrd": text, "wav": str(Path(row["wav"]).resolve())})
     names = ["ID", "duration", "wav", "lang", "wrd", "spk_id"]
     parts = {"train": [], "valid": []}
     for row in rows:

@@ -1,4 +1,4 @@
-"""Trains the denoiser on text or, with --heard True, on speech: python pretrain_denoiser.py pretrain.yaml"""
+"""Trains the denoiser on text, or on speech: python pretrain_denoiser.py pretrain.yaml"""
 
 import sys
 

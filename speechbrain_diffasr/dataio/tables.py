@@ -205,7 +205,8 @@ def read_rows(path, data_root=None):
     path : str or Path
         With the columns ID, wav and wrd, and lang if there are several languages.
     data_root : str or Path, optional
-        What `$data_root` stands for in the column wav. Default: the folder of the file.
+        What `$data_root` stands for in the column wav, and where relative paths are looked for
+        first. Default: the folder of the file.
 
     Returns
     -------
@@ -246,7 +247,10 @@ def _utterances(path):
 
 
 def _place(wav, data_root):
-    return (wav or "").replace("$data_root", str(data_root))
+    """Where a recording lies: a relative path is looked for from the root first."""
+    wav = (wav or "").replace("$data_root", str(data_root))
+    rooted = Path(data_root, wav)  # wav itself if it is absolute
+    return str(rooted) if wav and rooted.is_file() else wav
 
 
 def find_root(csv, roots):
