@@ -44,6 +44,7 @@ TEST = [
     "scikit-learn>=1.7,<2",  # SpeechBrain's diarization
     "playwright>=1.50,<2",  # drives a Chromium that is there; without one its tests are skipped
     "pyte>=0.8,<0.9",
+    "pypinyin>=0.50,<1",  # recipes/SyntheticSpeech speaks Mandarin from it
     "nbclient>=0.10,<1",
     "ipykernel>=6,<8",
     "setuptools>=77,<82",  # makes the wheel that is tested

@@ -29,7 +29,7 @@ VOICES = {
     "fr": ["fr"],
     "es": ["es", "es-419"],
     "hi": ["hi"],
-    "zh": ["cmn"],
+    "zh": ["cmn-latn-pinyin"],
     "it": ["it"],
 }
 LANGUAGES = ("en", "de", "fr", "es", "hi", "zh")
@@ -303,6 +303,28 @@ def cycle_lines(lines, count, lang, seed):
     return cycled[:count]
 
 
+def readable(text, lang):
+    """What espeak-ng is given: characters of Mandarin it would read as something else.
+
+    Arguments
+    ---------
+    text : str
+    lang : str
+
+    Returns
+    -------
+    text : str
+        Pinyin with the numbers of the tones for zh, else as it is.
+    """
+    if lang != "zh":
+        return text
+    try:
+        from pypinyin import Style, lazy_pinyin
+    except ImportError:
+        raise ImportError("zh is spoken from pinyin; pip install pypinyin") from None
+    return " ".join(lazy_pinyin(text, style=Style.TONE3, neutral_tone_with_five=True))
+
+
 def speak(utterance, max_silence=0.1):
     """Speaks an utterance with espeak-ng.
 
@@ -322,7 +344,8 @@ def speak(utterance, max_silence=0.1):
     """
     arguments = ["-v", utterance.voice, "-s", utterance.how["rate"], "-p", utterance.how["pitch"]]
     # From stdin, since a text on the command line may begin with a dash.
-    riff = run_espeak(*map(str, arguments), "--stdin", "--stdout", text=utterance.wrd)
+    text = readable(utterance.wrd, utterance.lang)
+    riff = run_espeak(*map(str, arguments), "--stdin", "--stdout", text=text)
     if not riff:
         return torch.zeros(0), 16000
     # The header on stdout is 44 bytes and its sizes are wrong: they are not known yet.

@@ -596,7 +596,8 @@ class DiffusionASR(EncoderDecoderASR):
         folder : str or Path
             Made if needed.
         dtype : torch.dtype, optional
-            To store the weights in. Default: as they are.
+            To store the weights in; torch.int8 rounds matrices to 8 bits, which takes half the room
+            of float16, and they are float again when they are loaded. Default: as they are.
         """
         save_pretrained(self.hparams.pretrainer, self.hyperparams, folder, dtype)
 

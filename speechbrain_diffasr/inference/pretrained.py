@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from huggingface_hub.errors import EntryNotFoundError
 from hyperpyyaml.core import recursive_update
 from ruamel.yaml import YAML
@@ -19,6 +20,7 @@ from speechbrain.utils.fetching import FetchFrom, FetchSource, fetch, guess_sour
 from speechbrain.utils.parameter_transfer import Pretrainer
 
 from speechbrain_diffasr.decoders.language_id import LANGUAGE_FILE, LanguageTable
+from speechbrain_diffasr.inference.eight_bits import from_eight_bits, to_eight_bits
 from speechbrain_diffasr.lobes.tokenizer import Tokenizer
 from speechbrain_diffasr.utils.atomic import write_atomically
 
@@ -89,13 +91,17 @@ class Part:
         """
 
         def load(part, path):
-            getattr(part, write)(load_file(path))
+            getattr(part, write)(from_eight_bits(load_file(path)))
 
         def save(part, path, dtype):
-            weights = {
-                key: value.detach().to("cpu", dtype if value.is_floating_point() else None)
-                for key, value in getattr(part, read)().items()
-            }
+            weights = {key: value.detach().cpu() for key, value in getattr(part, read)().items()}
+            if dtype == torch.int8:
+                weights = to_eight_bits(weights)
+            elif dtype is not None:
+                weights = {
+                    key: value.to(dtype) if value.is_floating_point() else value
+                    for key, value in weights.items()
+                }
             weights = {key: value.contiguous() for key, value in weights.items()}
             save_file(weights, path, metadata={"format": "pt"})
             path.chmod(0o644)  # safetensors writes for the owner only
@@ -107,7 +113,8 @@ def _with_config(adapter):
     """The part of an adapter, whose configuration stands beside it as peft reads it."""
 
     def save(part, path, dtype):
-        adapter.save(part, path, dtype)
+        # peft reads no 8 bits.
+        adapter.save(part, path, torch.float16 if dtype == torch.int8 else dtype)
         config = part.adapter_config().to_dict()
         config = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
         text = json.dumps(config, indent=2, default=str) + "\n"
@@ -450,7 +457,8 @@ def save_part(name, part, folder, dtype=None):
     folder : str or Path
         Where to write.
     dtype : torch.dtype, optional
-        To store floating-point weights in. Default: as they are.
+        To store floating-point weights in; torch.int8 rounds matrices, see `to_eight_bits`.
+        Default: as they are.
     """
     PARTS[name].save(part, Path(folder) / FILENAMES[name], dtype)
 
@@ -467,7 +475,8 @@ def save_pretrained(pretrainer, hyperparams, folder, dtype=None, parts=None):
     folder : str or Path
         Made if needed.
     dtype : torch.dtype, optional
-        To store floating-point weights in. Default: as they are.
+        To store floating-point weights in; torch.int8 rounds matrices, see `to_eight_bits`.
+        Default: as they are.
     parts : list of str, optional
         Those to write. Default: all that did not come from another source.
     """

@@ -150,7 +150,8 @@ class WaveformAugmenter:
         level = level.sqrt()
         sounds = [(self.noise, self._coloured(wavs, draw))]
         if self.babble:
-            others = wavs.flip(1)
+            # Backwards from where each was recorded to its end, so that it sounds from the start.
+            others = wavs.gather(1, (ends.long() - 1 - place) % wavs.shape[1])
             sounds.append((self.babble, others.roll(1, 0) + others.roll(2, 0)))
         behind = recorded | (draw.between(0.0, 1.0) < 0.5)
         added = torch.zeros_like(wavs)

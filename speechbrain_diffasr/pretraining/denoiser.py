@@ -40,6 +40,11 @@ def read_texts(hparams, settings, gemma, rank):
         batch_size=settings["batch_size"],
         join=settings["join"],
         max_wrong=settings["max_wrong"],
+        shares={
+            seconds / model["window"]: share
+            for seconds, share in (settings["windows"] or {model["window"]: 1.0}).items()
+        },
+        trimmed=settings["trimmed"],
         neighbours=find_neighbours(gemma.head.weight),
         seed=hparams["seed"] + rank,
     )
@@ -82,9 +87,12 @@ def hear_speech(ears, hparams, device):
             for part, state in zip((whisper, projector), states, strict=True):
                 part.load_state_dict(state)
             batch = store.batch()
+            whisper.set_window(batch.sig[0].shape[1] / whisper.sample_rate)
             with torch.no_grad(), torch.autocast(batch.sig[0].device.type, torch.bfloat16, bf16):
                 mels = hparams["augment_features"](whisper.log_mel(*batch.sig), store.generator)
                 audio = projector(whisper.encode_mel(mels))
+            whisper.set_window(model["window"])
+            audio = torch.nn.functional.pad(audio, (0, 0, 0, model["num_slots"] - audio.shape[1]))
             yield audio.float(), batch.lang, batch.tokens, batch.filled
 
 
@@ -126,7 +134,6 @@ def train_denoiser(arguments):
         model["sampler"],
         settings["self_conditioning"],
         settings["unrolled"],
-        trimmed=settings["trimmed"],
         chunk_size=hparams["chunk_size"],
         compile=hparams["compile"],
     )

@@ -8,6 +8,10 @@ import torch
 from speechbrain_diffasr.dataio.tables import open_table
 
 NEIGHBOURS = 16
+# Speech has no more pieces than two in three frames.
+MIN_PACE = 1.5
+MAX_PACE = 4.0
+MAX_LEAD = 4  # frames
 
 
 class DraftStore:
@@ -24,6 +28,13 @@ class DraftStore:
         Token of a frame in which nothing is said.
     canvas_length : int
     batch_size : int
+        Examples of all slots each.
+    shares : dict, optional
+        Shares of batches by the share of the slots that they use: smaller ones hold more examples.
+        Default: all use all.
+    trimmed : float
+        Share of batches that say how many slots are filled, among those of all slots; all others
+        do. Default: 0.
     join : float
         Share of examples made of several lines.
     max_wrong : float
@@ -45,7 +56,10 @@ class DraftStore:
         max_wrong,
         neighbours=None,
         seed=0,
+        shares=None,
+        trimmed=0.0,
     ):
+        self.shares, self.trimmed = shares or {1.0: 1.0}, trimmed
         groups = {}
         with open_table(path) as rows:
             for row in rows:
@@ -63,19 +77,19 @@ class DraftStore:
         self.neighbours = neighbours
         self.rng, self.dice = np.random.default_rng(seed), random.Random(seed)
 
-    def _line(self):
-        """Language and tokens of one example."""
+    def _line(self, longest):
+        """Language and tokens of one example, of which there are at most so many."""
         group = self.dice.randrange(len(self.lines))
         lines = self.lines[group]
         tokens = list(self.dice.choice(lines))
         if self.dice.random() < self.join:
-            wanted = self.dice.randrange(4, self.canvas_length)
+            wanted = self.dice.randrange(min(4, longest - 1), longest)
             while True:
                 more = self.dice.choice(lines)
                 if len(tokens) + len(more) > wanted:
                     break
                 tokens += more
-        return self.languages[group], tokens[: self.canvas_length]
+        return self.languages[group], tokens[:longest]
 
     def batch(self):
         """Draws a batch.
@@ -86,17 +100,21 @@ class DraftStore:
         tokens : list of list of int
         draft : numpy.ndarray
             Token of each frame, [B, num_slots].
-        filled : list of int
-            Frames up to the last piece, or a few more.
+        filled : list of int or None
+            Frames up to the last piece, or a few more; None if the prompts have slots for all.
         """
-        examples = [self._line() for _ in range(self.batch_size)]
-        size = self.batch_size, self.canvas_length
+        (share,) = self.dice.choices(list(self.shares), list(self.shares.values()))
+        num_slots = round(self.num_slots * share)
+        longest = min(self.canvas_length, int((num_slots - MAX_LEAD) / MIN_PACE))
+        batch_size = int(self.batch_size / share)
+        examples = [self._line(longest) for _ in range(batch_size)]
+        size = batch_size, longest
         tokens = np.full(size, self.blank)
         lens = np.array([len(tokens) for _, tokens in examples])
         for row, (_, values) in zip(tokens, examples, strict=True):
             row[: len(values)] = values
-        inside = np.arange(self.canvas_length) < lens[:, None]
-        wrong = self.rng.uniform(0, self.max_wrong, (self.batch_size, 1))
+        inside = np.arange(longest) < lens[:, None]
+        wrong = self.rng.uniform(0, self.max_wrong, (batch_size, 1))
         dice = self.rng.random(size)
         others = self.rng.integers(0, self.vocab_size, size)
         if self.neighbours is not None:
@@ -105,18 +123,22 @@ class DraftStore:
         tokens = np.where(dice < wrong / 4, self.blank, tokens)
         tokens = np.where(dice > 1 - wrong * 3 / 4, others, tokens)
         # Pieces follow each other every `pace` frames on average, as far as there is room.
-        pace = self.rng.uniform(1.0, 4.0, (self.batch_size, 1))
-        pace = np.minimum(pace, self.num_slots / np.maximum(lens, 1)[:, None])
-        place = (np.arange(self.canvas_length) + self.rng.uniform(0, 1, size)) * pace
-        place = np.minimum(place + self.rng.uniform(0, 4, (self.batch_size, 1)), self.num_slots - 1)
-        place = np.where(inside, place, self.num_slots).astype(int)
-        draft = np.full((self.batch_size, self.num_slots + 2), self.blank)
-        rows = np.arange(self.batch_size)[:, None]
+        pace = self.rng.uniform(MIN_PACE, MAX_PACE, (batch_size, 1))
+        pace = np.minimum(pace, (num_slots - MAX_LEAD) / np.maximum(lens, 1)[:, None])
+        # At least one frame apart, so that none is lost.
+        place = np.arange(longest) * pace + self.rng.uniform(0, 1, size) * (pace - 1)
+        place = np.minimum(place + self.rng.uniform(0, MAX_LEAD, (batch_size, 1)), num_slots - 1)
+        place = np.where(inside, place, num_slots).astype(int)
+        draft = np.full((batch_size, self.num_slots + 2), self.blank)
+        rows = np.arange(batch_size)[:, None]
         twice = inside & (self.rng.random(size) < 0.2)
-        draft[rows, np.where(twice, place + 1, self.num_slots)] = tokens
+        draft[rows, np.where(twice, place + 1, num_slots)] = tokens
         draft[rows, place] = tokens
-        last = np.where(inside, place, 0).max(axis=1) + self.rng.integers(1, 8, self.batch_size)
-        filled = np.minimum(last, self.num_slots).tolist()
+        draft[:, num_slots:] = self.blank
+        filled = None
+        if share < 1 or self.dice.random() < self.trimmed:
+            last = np.where(inside, place, 0).max(axis=1) + self.rng.integers(1, 8, batch_size)
+            filled = np.minimum(last, num_slots).tolist()
         languages, texts = (list(column) for column in zip(*examples, strict=True))
         return languages, texts, draft[:, : self.num_slots], filled
 

@@ -28,7 +28,7 @@ def make_store(hparams, device, settings, window=None, fold=None, seed=0):
         Of a recipe.
     device : str
     settings : dict
-        With batch_size and join.
+        With batch_size and join, and optionally windows and trimmed.
     window : float, optional
         Seconds. Default: that of the model.
     fold : Fold, optional
@@ -55,6 +55,8 @@ def make_store(hparams, device, settings, window=None, fold=None, seed=0):
         seed=hparams["seed"] + seed,
         weights=hparams["group_weights"],
         fold=fold,
+        windows=settings.get("windows"),
+        trimmed=settings.get("trimmed", 0.0),
     )
 
 
@@ -96,14 +98,16 @@ def train_encoder(arguments):
     layer = torch.nn.Linear(gemma.hidden_size, gemma.vocab_size, bias=False)
     head_steps = settings["head_steps"]
     if hparams["continue_from"]:
-        load_parts(hparams["continue_from"], whisper=whisper, projector=projector, base=gemma)
-        layer.load_state_dict({"weight": gemma.head.weight})
-        head_steps = 0
+        load_parts(hparams["continue_from"], whisper=whisper, projector=projector)
     elif hparams["whisper_source"]:
         released = WhisperEncoder(source=hparams["whisper_source"])
         whisper.load_state_dict(released.state_dict())
     if hparams["fixed_embeddings"]:
         layer.load_state_dict(load_file(hparams["embeddings"]))
+        head_steps = 0
+    elif hparams["continue_from"]:
+        load_parts(hparams["continue_from"], base=gemma)
+        layer.load_state_dict({"weight": gemma.head.weight})
         head_steps = 0
     whisper.set_window(hparams["train_window"])
     weight = layer.to(device).weight

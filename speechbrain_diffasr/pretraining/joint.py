@@ -71,5 +71,5 @@ def train_jointly(arguments):
         pretrainer,
         definition.read_text(encoding="utf-8"),
         hparams["pretrained_folder"],
-        dtype=torch.float16,
+        dtype=getattr(torch, hparams["stored_as"]),
     )

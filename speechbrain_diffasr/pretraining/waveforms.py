@@ -32,8 +32,8 @@ class Batch:
     wrd : list of str
     duration : list of float
         Seconds.
-    filled : list of int
-        Slots up to the end of what was recorded.
+    filled : list of int or None
+        Slots up to the end of what was recorded; None if the prompts have slots for all.
     """
 
     id: list
@@ -42,7 +42,7 @@ class Batch:
     lang: list
     wrd: list
     duration: list
-    filled: list
+    filled: list | None
 
     def to(self, device):
         """Moves nothing: the waveforms are where they are used."""
@@ -91,8 +91,15 @@ class WaveformStore(torch.utils.data.IterableDataset):
     device : str
         Where the waveforms live.
     batch_size : int
+        Utterances of a window each.
     window : float
         Seconds of a batch.
+    windows : dict, optional
+        Shares of batches by seconds, each at most `window`: shorter ones hold more utterances, but
+        no longer ones. Default: all are `window`.
+    trimmed : float
+        Share of batches that say how many slots are filled, among those of the whole window; all
+        others do. Default: 0.
     num_slots : int
         Audio embeddings of a whole window.
     max_tokens : int
@@ -134,15 +141,18 @@ class WaveformStore(torch.utils.data.IterableDataset):
         fold=None,
         split="train",
         sample_rate=16000,
+        windows=None,
+        trimmed=0.0,
     ):
         self.augment = augment
-        # Slowed down, everything must still fit into the window.
-        self.limit = window * sample_rate / (1 + augment.max_stretch)
+        self.window, self.windows = window, windows or {window: 1.0}
+        self.trimmed = trimmed
+        self.sample_rate = sample_rate
         rows = []
         for folder in folders:
             for row in _with_packs(read_rows(folder / f"{split}.csv", folder), folder, split):
                 voice = row.get("voice") or row.get("spk_id") or ""
-                too_long = float(row["duration"]) * sample_rate > self.limit
+                too_long = float(row["duration"]) * sample_rate > self._limit(window)
                 if too_long or (fold is not None and not fold.has(voice)):
                     continue
                 row["group"] = f"{folder.name}/{row['lang']}"
@@ -158,7 +168,6 @@ class WaveformStore(torch.utils.data.IterableDataset):
         groups = {}
         for index, row in enumerate(self.rows):
             groups.setdefault(row["group"], []).append(index)
-        self.groups = list(groups.values())
         weights = weights or {}
         self.chances = [
             float(weights.get(name, weights.get(name.split("/")[0], 1.0))) for name in groups
@@ -167,11 +176,17 @@ class WaveformStore(torch.utils.data.IterableDataset):
         self.lens = np.array([len(wav) for wav in wavs])
         self.starts = np.concatenate([[0], np.cumsum(self.lens)[:-1]])
         self.audio = torch.from_numpy(np.concatenate(wavs)).to(device)
+        # Of each group, by window: what fits into it.
+        self.groups = {
+            seconds: [
+                [index for index in group if self.lens[index] <= self._limit(seconds)]
+                for group in groups.values()
+            ]
+            for seconds in self.windows
+        }
         self.device = device
         self.batch_size = batch_size
-        self.max_samples = int(window * sample_rate)
         self.num_slots = num_slots
-        self.sample_rate = sample_rate
         self.max_tokens, self.empty, self.join = max_tokens, empty, join
         self.max_pause, self.max_lead = max_pause, max_lead
         self.rng = random.Random(seed)
@@ -181,16 +196,23 @@ class WaveformStore(torch.utils.data.IterableDataset):
         while True:
             yield self.batch()
 
-    def _parts(self):
+    def _limit(self, window):
+        """Samples that fit into a window even when they are slowed down."""
+        return window * self.sample_rate / (1 + self.augment.max_stretch)
+
+    def _parts(self, window):
         """Chooses utterances for one example: (index, first sample) of each."""
-        (group,) = self.rng.choices(self.groups, self.chances)
+        groups = self.groups[window]
+        chances = [chance * bool(group) for chance, group in zip(self.chances, groups, strict=True)]
+        (group,) = self.rng.choices(groups, chances)
         first = self.rng.choice(group)
+        limit = self._limit(window)
         start = self._pause(self.max_lead)
-        start = max(0, min(start, int(self.limit) - self.lens[first]))
+        start = max(0, min(start, int(limit) - self.lens[first]))
         parts, end = [(first, start)], start + self.lens[first]
         tokens = len(self.tokens[first])
         if self.rng.random() < self.join:
-            wanted = self.rng.uniform(0.2, 1.0) * self.limit
+            wanted = self.rng.uniform(0.2, 1.0) * limit
             while True:
                 other = self.rng.choice(group)
                 start = end + self._pause(self.max_pause)
@@ -212,22 +234,25 @@ class WaveformStore(torch.utils.data.IterableDataset):
         -------
         batch : Batch
         """
-        examples = [self._parts() for _ in range(self.batch_size)]
+        (window,) = self.rng.choices(list(self.windows), list(self.windows.values()))
+        batch_size = int(self.batch_size * self.window / window)
+        max_samples = int(window * self.sample_rate)
+        examples = [self._parts(window) for _ in range(batch_size)]
         flat = [(row, *part) for row, parts in enumerate(examples) for part in parts]
         rows, indices, starts = (np.array(column) for column in zip(*flat, strict=True))
         lens = torch.from_numpy(self.lens[indices]).to(self.device)
         # Sample k of part p goes from source[p] + k to target[p] + k.
         source = torch.from_numpy(self.starts[indices]).to(self.device)
-        target = torch.from_numpy(rows * self.max_samples + starts).to(self.device)
+        target = torch.from_numpy(rows * max_samples + starts).to(self.device)
         total = int(self.lens[indices].sum())
         part = torch.repeat_interleave(lens, output_size=total)
         offset = torch.arange(total, device=self.device) - (lens.cumsum(0) - lens)[part]
-        wavs = torch.zeros(self.batch_size * self.max_samples, device=self.device)
+        wavs = torch.zeros(batch_size * max_samples, device=self.device)
         wavs[target[part] + offset] = self.audio[source[part] + offset].float() / 32768
         ends = torch.tensor(
             [parts[-1][1] + self.lens[parts[-1][0]] for parts in examples], device=self.device
         )
-        wavs = wavs.view(self.batch_size, self.max_samples)
+        wavs = wavs.view(batch_size, max_samples)
         wavs, ends = self.augment(wavs, ends[:, None], self.generator)
         first = [parts[0][0] for parts in examples]
         silent = [self.rng.random() < self.empty for _ in examples]
@@ -237,14 +262,18 @@ class WaveformStore(torch.utils.data.IterableDataset):
                 [] if is_silent else parts
                 for is_silent, parts in zip(silent, examples, strict=True)
             ]
+        filled = None
+        if window < self.window or self.rng.random() < self.trimmed:
+            slots = ends[:, 0] / (self.window * self.sample_rate) * self.num_slots
+            filled = slots.ceil().long().tolist()
         return Batch(
             id=[self.rows[i]["ID"] for i in first],
-            sig=PaddedData(wavs, torch.ones(self.batch_size, device=self.device)),
+            sig=PaddedData(wavs, torch.ones(batch_size, device=self.device)),
             tokens=[[t for i, _ in parts for t in self.tokens[i]] for parts in examples],
             lang=[self.rows[i]["lang"] for i in first],
             wrd=[" ".join(self.rows[i]["wrd"] for i, _ in parts) for parts in examples],
             duration=[sum(self.lens[i] for i, _ in parts) / self.sample_rate for parts in examples],
-            filled=(ends[:, 0] / self.max_samples * self.num_slots).ceil().long().tolist(),
+            filled=filled,
         )
 
 

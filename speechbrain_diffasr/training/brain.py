@@ -24,7 +24,6 @@ LOSS_SETTINGS = (
     "self_conditioning",
     "unrolled",
     "open_language",
-    "trimmed",
     "min_rate",
     "max_rate",
     "chunk_size",
@@ -41,7 +40,7 @@ class DiffusionBrain(sb.Brain):
     Modules: `encoder` (waveforms to audio embeddings) and `decoder` (a `DiffusionSearcher`).
     Hyperparameters: `tokenizer`, `blank_token`, `loss_weights` with diffusion, autoregressive and
     ctc, and `denoising_steps` for validation and test; optionally `seed`, `self_conditioning`,
-    `unrolled`, `open_language`, `trimmed`, `min_rate`, `max_rate`, `chunk_size`, `compile_losses`,
+    `unrolled`, `open_language`, `min_rate`, `max_rate`, `chunk_size`, `compile_losses`,
     `train_logger`, `tensorboard_logger`, `test_name`, and `make_scheduler`, which takes the
     optimizer and is stepped after every update; where `number_of_steps` is None, `fit` counts the
     updates and gives it their number as `num_training_steps`.

@@ -69,10 +69,6 @@ class LanguageModelLosses:
         `self_conditioning`. Default: 0.
     open_language : float
         Share of examples whose prompt names no language, so that both ways work. Default: 0.5.
-    trimmed : float
-        Share of examples that are as decoding with `trim_slots` and `tokens_per_second` makes them:
-        with slots for the audio only, and a canvas of any length that holds the transcript.
-        Default: 0.
     min_rate, max_rate : float
         Range of the corruption rate. Default: 0.001 to 1.
     chunk_size : int
@@ -102,7 +98,6 @@ class LanguageModelLosses:
         self_conditioning=0.5,
         unrolled=0.0,
         open_language=0.5,
-        trimmed=0.0,
         min_rate=0.001,
         max_rate=1.0,
         chunk_size=1024,
@@ -120,7 +115,6 @@ class LanguageModelLosses:
         self.self_conditioning = self_conditioning
         self.unrolled = unrolled
         self.open_language = open_language
-        self.trimmed = trimmed
         self.min_rate, self.max_rate = min_rate, max_rate
         self.rows = chunk_size
         self.diffusion = DiffusionLoss(chunk_size)
@@ -143,7 +137,9 @@ class LanguageModelLosses:
             Of all that is drawn at random for each utterance: corruption, whether it sees a first
             guess, whether its language is named. Default: torch's own generator decides.
         filled : list of int, optional
-            Slots that the audio of each fills, for those that are trimmed.
+            Slots that the audio of each fills. If given, the batch is as decoding with `trim_slots`
+            and `tokens_per_second` makes it: with slots for the audio only, and canvases of any
+            length that holds the transcript.
 
         Returns
         -------
@@ -162,11 +158,13 @@ class LanguageModelLosses:
         transcripts = [[*row, eos] for row in tokens]
         compiled = self.compile and torch.is_grad_enabled()
         length = self._longest() if compiled else None
-        slots = canvas_lens = None
-        if self.trimmed > 0 and filled is not None:
-            slots, canvas_lens = self._trim(tokens, filled, generators)
+        width, canvas_lens, slots = self.canvas_length, None, None
+        if filled is not None:
+            slots = [max(1, min(own, self.prompt.num_slots)) for own in filled]
+            canvas_lens = self._trim(tokens, generators)
+            width = width if compiled else int(canvas_lens.max())
         sequence, lengths = self.prompt(languages, transcripts, device, length, slots)
-        canvas = fill_canvas(tokens, self.canvas_length, eos, device)
+        canvas = fill_canvas(tokens, width, eos, device)
         noisy, _, _ = corrupt_canvas(
             canvas, model.vocab_size, generators, self.min_rate, self.max_rate
         )
@@ -186,19 +184,14 @@ class LanguageModelLosses:
         autoregressive = self.autoregressive(hidden, model.head, targets)
         return self.diffusion(denoised, model.head, canvas), autoregressive
 
-    def _trim(self, tokens, filled, generators):
-        """Slots of each prompt, a list, and tokens of each canvas, [B]."""
+    def _trim(self, tokens, generators):
+        """Tokens of each canvas, [B]: half are as long as the longest of the batch."""
         dice = _rand(len(tokens), 2, generators)
-        is_trimmed = (dice[:, 0] < self.trimmed).tolist()
-        slots = [
-            max(1, min(own, self.prompt.num_slots)) if trimmed else self.prompt.num_slots
-            for own, trimmed in zip(filled, is_trimmed, strict=True)
-        ]
-        # Most are hardly longer than their transcripts, which is what decoding asks for.
         least = torch.tensor([len(row) + 1.0 for row in tokens])
-        longer = (least * (self.canvas_length / least) ** dice[:, 1].square()).round().long()
-        longest = torch.full_like(longer, self.canvas_length)
-        return slots, torch.where(torch.tensor(is_trimmed), longer.clamp(max=longest), longest)
+        # Hardly longer than its transcripts, mostly: decoding does not ask for more.
+        longest = least.max() * (self.canvas_length / least.max()) ** dice[0, 0] ** 2
+        own = least + (longest - least) * (2 * dice[:, 1]).clamp(max=1.0)
+        return own.floor().long().clamp(max=self.canvas_length)
 
     def _draw_step(self, canvas, generators):
         """What a step of the sampler draws: temperatures [B], uniforms and fresh tokens [B, C]."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from safetensors import safe_open
+from safetensors.torch import load_file
 from speechbrain.inference.ASR import EncoderDecoderASR
 from speechbrain.utils.fetching import FetchConfig
 
@@ -75,6 +76,28 @@ def test_save_and_load_again(asr, wavs, tmp_path):
     asr.save_pretrained(tmp_path / "copy")
     again = DiffusionASR.from_hparams(tmp_path / "copy", savedir=str(tmp_path / "cache"))
     assert [t.text for t in again.transcribe(wavs)] == [t.text for t in asr.transcribe(wavs)]
+
+
+def test_eight_bits_take_half_the_room_and_round_by_half_a_level(asr, folder, tmp_path):
+    """Of each row's largest weight; the adapter stays as peft reads it, and all that is loaded."""
+    asr.save_pretrained(tmp_path / "half", torch.float16)
+    asr.save_pretrained(tmp_path / "eight", torch.int8)
+    sizes = {
+        name: (tmp_path / name / FILENAMES["base"]).stat().st_size for name in ("half", "eight")
+    }
+    assert sizes["eight"] < 0.7 * sizes["half"]  # many rows of the test's model are short
+    again = DiffusionASR.from_hparams(tmp_path / "eight", savedir=str(tmp_path / "cache"))
+    ours, theirs = (one.mods.encoder.state_dict() for one in (asr, again))
+    assert ours.keys() == theirs.keys()
+    for name, weight in ours.items():
+        if weight.dim() < 2:
+            torch.testing.assert_close(theirs[name], weight, atol=1e-3, rtol=1e-3)
+        else:
+            most = weight.abs().flatten(1).amax(1) / 127 / 2
+            error = (theirs[name] - weight).abs().flatten(1).amax(1)
+            assert bool((error <= most * 1.001 + 1e-9).all()), name
+    adapter = load_file(tmp_path / "eight" / FILENAMES["adapter"])
+    assert {value.dtype for value in adapter.values()} == {torch.float16}
 
 
 def test_overrides_are_saved_too(folder, tmp_path):

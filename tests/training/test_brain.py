@@ -156,6 +156,40 @@ def test_language_is_left_out_as_often_as_asked(random_model):
         assert sum(named) / len(named) == pytest.approx(1 - share, abs=0.15)
 
 
+def test_trimmed_losses_hear_nothing_behind_the_audio(random_model):
+    """With slots for what each audio fills, the rest may be anything; with all slots it may not."""
+    searcher = DiffusionASR.from_hparams(random_model).mods.decoder
+    losses = LanguageModelLosses(searcher.model, searcher.prompt, SAMPLER, unrolled=0.5)
+    audio, tokens = torch.randn(3, 25, 32), [[20, 21], [22], [23, 24, 25]]
+    other = audio.clone()
+    filled = [10, 25, 3]
+    for row, slots in enumerate(filled):
+        other[row, slots:] = torch.randn(25 - slots, 32)
+
+    def value(audio, filled):
+        with torch.no_grad():
+            return torch.stack(losses(audio, ["en"] * 3, tokens, [1, 2, 3], filled))
+
+    torch.testing.assert_close(value(audio, filled), value(other, filled))
+    assert not torch.allclose(value(audio, None), value(other, None))
+
+
+def test_a_trimmed_canvas_always_holds_its_transcript(random_model):
+    searcher = DiffusionASR.from_hparams(random_model).mods.decoder
+    losses = LanguageModelLosses(searcher.model, searcher.prompt, SAMPLER)
+    tokens = [[20] * length for length in (0, 1, 5, SAMPLER.canvas_length)]
+    seen = set()
+    for seed in range(20):
+        generators = [torch.Generator().manual_seed(seed * 9 + row) for row in range(4)]
+        lens = losses._trim(tokens[:3], generators[:3]).tolist()
+        assert all(len(row) < length for row, length in zip(tokens, lens, strict=False))
+        assert max(lens) <= SAMPLER.canvas_length
+        seen.update(lens)
+        full = losses._trim(tokens, generators).tolist()
+        assert full[3] == SAMPLER.canvas_length
+    assert len(seen) > 4
+
+
 def test_compiled_losses_equal_plain_ones(random_model):
     """Padded to the longest sequence there can be, and traced; on CPU without code generation."""
     asr = DiffusionASR.from_hparams(random_model, freeze_params=False)
