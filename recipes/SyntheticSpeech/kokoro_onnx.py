@@ -52,7 +52,6 @@ QUANTIZED = "_quantized"
 WEIGHT = ".weight" + QUANTIZED
 # Between a product and the bias that is added to it.
 PASSED = ("Cast", "Mul", "Add", "Reshape", "Unsqueeze", "FastGelu", "SkipLayerNormalization")
-LSTMS = {"shared": "predictor.shared", "lstm": "predictor.lstm"}
 
 
 class Export:
@@ -167,16 +166,14 @@ def read_weights(path):
 
 
 def read_lstm(export, node):
-    """An LSTM's weights: ONNX has the gates as input, output, forget, cell; torch in another order."""
+    """An LSTM's weights; ONNX has its gates in another order than torch."""
 
     def gates(x):
         first, output, forget, cell = np.split(x, 4, axis=-1)
         return np.concatenate([first, forget, cell, output], axis=-1)
 
     path = node.name.strip("/").split("/")[1:-1]
-    place = ".".join(path)
-    if place != "text_encoder.lstm":
-        place = LSTMS.get(path[-1], f"predictor.text_encoder.{path[-1]}")
+    place = ".".join(path if path[0] in ("text_encoder", "predictor") else ["predictor", *path])
     biases = export.tensors[node.input[3]].astype(np.float32)
     weights = {}
     for direction, suffix in enumerate(("", "_reverse")):
