@@ -1,8 +1,14 @@
 """Word and character error rates, per language, with SpeechBrain's own alignment."""
 
+import numpy as np
 from speechbrain.utils.metric_stats import ErrorRateStats
 
 from speechbrain_diffasr.text.normalizers import is_scored_by_characters
+
+# Of the bootstrap: draws, their seed, and the percentiles between which nineteen in twenty lie.
+BOOTSTRAP_DRAWS = 1000
+BOOTSTRAP_SEED = 0
+PERCENTILES = (2.5, 97.5)
 
 
 class ErrorRates:
@@ -19,6 +25,8 @@ class ErrorRates:
     {'insertions': 0, 'deletions': 0, 'substitutions': 1}
     >>> rates.main_rate("zh"), rates.main_rate("en")
     (0.0, 50.0)
+    >>> summary["en"]["wer_interval"]  # of a single utterance
+    [50.0, 50.0]
     """
 
     def __init__(self):
@@ -50,7 +58,8 @@ class ErrorRates:
         Returns
         -------
         summary : dict
-            By group: wer and cer in percent; the numbers of utterances, and of words and
+            By group: wer and cer in percent; wer_interval and cer_interval, between which they lie
+            with 95 % confidence by `bootstrap`; the numbers of utterances, and of words and
             characters in their references; word_errors and character_errors, each with the
             numbers of insertions, deletions and substitutions.
         """
@@ -61,6 +70,8 @@ class ErrorRates:
             summary[group] = {
                 "wer": words["WER"],
                 "cer": characters["WER"],
+                "wer_interval": bootstrap(self.words[group].scores),
+                "cer_interval": bootstrap(self.characters[group].scores),
                 "utterances": words["num_scored_sents"],
                 "words": words["num_scored_tokens"],
                 "characters": characters["num_scored_tokens"],
@@ -85,6 +96,38 @@ class ErrorRates:
         """
         stats = self.words if main_kind(group) == "wer" else self.characters
         stats[group].write_stats(stream)
+
+
+def bootstrap(scores):
+    """How far an error rate would move with other utterances of the same kind.
+
+    Utterances are drawn again, as many as there are, with replacement (Bisani and Ney, 2004:
+    "Bootstrap estimates for confidence intervals in ASR performance evaluation").
+
+    Arguments
+    ---------
+    scores : list of dict
+        Of `ErrorRateStats`: num_edits and num_ref_tokens of each utterance.
+
+    Returns
+    -------
+    interval : list of float
+        Percent, in which 95 % of the draws lie; the same for the same scores.
+
+    Example
+    -------
+    >>> scores = [{"num_edits": edits, "num_ref_tokens": 10} for edits in (0, 1, 2, 3) * 25]
+    >>> low, high = bootstrap(scores)
+    >>> 12 < low < 15 < high < 18
+    True
+    """
+    edits, tokens = (
+        np.array([score[kind] for score in scores]) for kind in ("num_edits", "num_ref_tokens")
+    )
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    drawn = rng.integers(0, len(scores), (BOOTSTRAP_DRAWS, len(scores)))
+    rates = 100 * edits[drawn].sum(axis=1) / np.maximum(tokens[drawn].sum(axis=1), 1)
+    return [round(float(rate), 2) for rate in np.percentile(rates, PERCENTILES)]
 
 
 def main_kind(language):

@@ -64,26 +64,29 @@ class RatesTable:
     names : list of str
         Of the data.
     normalizers : list of str
-        WER and CER get a column for each.
+        WER and CER get a column for each. The interval is that of the rate by which the language is
+        judged, after the first.
 
     Example
     -------
     >>> table = RatesTable(["test"], ["none"])
-    >>> rates = {"en": {"wer": 50.0, "cer": 20.5, "utterances": 3}}
+    >>> rates = {"en": {"wer": 50.0, "cer": 20.5, "utterances": 3, "wer_interval": [20.0, 75.5]}}
     >>> result = {"data": "test", "steps": 8, "mean_steps_taken": 5.5, "rtfx": 9.87,
     ...           "rates": {"none": rates}}
-    >>> print("\\n".join([*table.head(), *table.rows(result)]))
-    | data | language | utterances | steps | taken | WER none | CER none | judged by |   RTFx |
-    |------|----------|------------|-------|-------|----------|----------|-----------|--------|
-    | test | en       |          3 |     8 |   5.5 |     50.0 |     20.5 | WER       |    9.9 |
+    >>> (row,) = table.rows(result)
+    >>> [cell.strip() for cell in row.split("|")[1:-1]]
+    ['test', 'en', '3', '8', '5.5', '50.0', '20.5', 'WER', '20.0–75.5', '9.9']
+    >>> {len(line) for line in [*table.head(), row]} == {len(row)}
+    True
     """
 
     def __init__(self, names, normalizers):
         self.normalizers = list(normalizers)
         rates = [f"{kind} {name}" for name in normalizers for kind in ("WER", "CER")]
         self.columns = ["data", "language", "utterances", "steps", "taken", *rates]
-        self.columns += ["judged by", "RTFx"]
+        self.columns += ["judged by", "95 %", "RTFx"]
         self.widths = [max(len(column), 5) for column in self.columns]
+        self.widths[-2] = len("20.0–75.5")
         self.widths[0] = max(map(len, ["data", *names]))
         self.widths[-1] = 6
 
@@ -100,6 +103,7 @@ class RatesTable:
             found = [result["rates"][name].get(group) for name in self.normalizers]
             cells = [f"{rate[kind]:.1f}" if rate else "" for rate in found for kind in _KINDS]
             first = next(rate for rate in found if rate)
+            low, high = first[f"{main_kind(group)}_interval"]
             lines.append(
                 self._line(
                     [
@@ -110,6 +114,7 @@ class RatesTable:
                         f"{result['mean_steps_taken']:.1f}",
                         *cells,
                         main_kind(group).upper(),
+                        f"{low:.1f}–{high:.1f}",
                         f"{result['rtfx']:.1f}",
                     ]
                 )

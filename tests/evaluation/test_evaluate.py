@@ -19,6 +19,7 @@ from PIL import Image
 from speechbrain_diffasr import DiffusionASR, Segment, Transcript, cli
 from speechbrain_diffasr.dataio import load_audio, read_rows
 from speechbrain_diffasr.evaluation import evaluate_csvs, evaluate_rows, report
+from speechbrain_diffasr.evaluation.metrics import bootstrap
 from speechbrain_diffasr.text import make_normalizer
 
 MODEL = Path(__file__).parents[2] / "pretrained" / "diffasr-tiny"
@@ -146,7 +147,22 @@ def test_the_table_has_a_row_for_each_language_and_number_of_steps(run):
             rate = rates[row["language"]]
             assert row[f"WER {name}"] == f"{rate['wer']:.1f}"
             assert row[f"CER {name}"] == f"{rate['cer']:.1f}"
-        assert row["judged by"] == ("CER" if row["language"] == "zh" else "WER")
+        kind = "cer" if row["language"] == "zh" else "wer"
+        assert row["judged by"] == kind.upper()
+        low, high = result["rates"]["whisper"][row["language"]][f"{kind}_interval"]
+        assert row["95 %"] == f"{low:.1f}–{high:.1f}"
+        assert low <= result["rates"]["whisper"][row["language"]][kind] <= high
+
+
+def test_the_interval_holds_the_rate_of_19_of_20_samples():
+    """Drawn from utterances whose rate is known: 20 % of the words are wrong, in clusters."""
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(200):
+        wrong = rng.binomial(10, rng.choice([0.05, 0.35], 60))
+        low, high = bootstrap([{"num_edits": edits, "num_ref_tokens": 10} for edits in wrong])
+        held += low <= 20.0 <= high
+    assert 0.89 <= held / 200 <= 0.99
 
 
 def test_the_report_says_what_was_measured_on_what(run):
