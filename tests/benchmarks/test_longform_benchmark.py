@@ -74,6 +74,7 @@ def test_errors_are_counted_as_words_and_characters(longform):
     assert longform.error_rate([one, chinese]) == pytest.approx(100 * 4 / 7)
 
 
+@pytest.mark.slow
 def test_ways_are_compared_with_the_pieces(longform, table, tmp_path, monkeypatch, capsys):
     """With the real model, but in this process."""
     asr = DiffusionASR.from_hparams(default_model())
@@ -110,6 +111,7 @@ def test_ways_are_compared_with_the_pieces(longform, table, tmp_path, monkeypatc
     assert "| cut | wer | seam_errors | rtfx |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_process_of_its_own(longform, tmp_path):
     soundfile.write(tmp_path / "a.wav", load_audio(SAMPLES / "en_1.wav").numpy(), RATE)
     ballast = torch.ones(2**28)  # 1 GiB that the other process does not have
@@ -136,6 +138,7 @@ def test_bad_input_gets_one_line(longform, table, options, reason, capsys):
     assert reason in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_too_long_utterances_name_the_remedy(longform, tmp_path, monkeypatch, capsys):
     soundfile.write(tmp_path / "en_long.wav", 0.1 * torch.randn(7 * RATE).numpy(), RATE)
     (tmp_path / "en_long.txt").write_text("too long")

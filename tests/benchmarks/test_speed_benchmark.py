@@ -300,6 +300,7 @@ def test_long_calls_are_repeated_less_often():
 # The scripts.
 
 
+@pytest.mark.slow
 def test_one_run_gives_all_tables(speed, random_model, tmp_path, capsys, monkeypatch):
     import speed_sections
 

@@ -107,6 +107,7 @@ def test_search_for_the_largest(steps, most):
     assert good <= most and (bad is None or most < bad <= max(good + 1, 1.1 * good))
 
 
+@pytest.mark.slow
 def test_two_processes_count_together(random_model, tmp_path):
     output = tmp_path / "figures.json"
     script = [BENCHMARKS / "training.py", *options(random_model, "--batch_sizes", "2")]

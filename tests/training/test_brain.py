@@ -190,6 +190,7 @@ def test_a_trimmed_canvas_always_holds_its_transcript(random_model):
     assert len(seen) > 4
 
 
+@pytest.mark.slow
 def test_compiled_losses_equal_plain_ones(random_model):
     """Padded to the longest sequence there can be, and traced; on CPU without code generation."""
     asr = DiffusionASR.from_hparams(random_model, freeze_params=False)
