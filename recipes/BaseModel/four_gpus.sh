@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# All stages on a machine of four GPUs, by the clock:
+#   ./four_gpus.sh DATA [OUTPUT]
+# DATA holds human, kokoro, espeak, text.csv and tokenizer.json. Seconds of each stage, e.g.
+#   ENCODER=900 TEXT=900 HEARD=900 JOINT=300 ./four_gpus.sh data
+# Text needs no speech: TEXT_ONLY=1 trains the denoiser's first stage alone, on the last GPU, while
+# speech is still being made, and TEXT=0 then leaves it out.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+data=$(realpath "${1:?usage: four_gpus.sh DATA [OUTPUT]}")
+output=$(realpath -m "${2:-results}")
+pretrain=$output/pretrain
+encoder=${ENCODER:-480} text=${TEXT:-600} heard=${HEARD:-480} joint=${JOINT:-100}
+start=$(realpath "${START:-start}")
+common=(--data_folder "$data" --embeddings "$start/embeddings.safetensors" --fixed_embeddings True)
+mkdir -p "$pretrain"
+
+log() { echo "$(date +%T) $*" | tee -a "$output/stages.log"; }
+on() { local gpu=$1; shift; CUDA_VISIBLE_DEVICES=$gpu python3 "$@" --device cuda:0; }
+
+train_text() {
+    on 3 pretrain_denoiser.py pretrain.yaml "${common[@]}" --output_folder "$pretrain" \
+        --denoiser "{seconds: $text}" > "$pretrain/text.out" 2>&1
+    log "text: $(tail -n 1 "$pretrain/denoiser.log")"
+}
+
+if [ -n "${TEXT_ONLY:-}" ]; then
+    train_text
+    exit
+fi
+log "encoder, folds, text"
+stages=()
+on 0 pretrain_encoder.py pretrain.yaml "${common[@]}" --output_folder "$pretrain" --compile \
+    --continue_from "$start" --encoder "{seconds: $encoder}" > "$pretrain/encoder.out" 2>&1 &
+stages+=($!)
+for fold in 0 1; do
+    mkdir -p "$pretrain/fold$fold"
+    on $((fold + 1)) pretrain_encoder.py pretrain.yaml "${common[@]}" --compile --fold $fold \
+        --output_folder "$pretrain/fold$fold" --whisper_source "${WHISPER:-openai/whisper-base}" \
+        --encoder "{seconds: $encoder}" > "$pretrain/fold$fold/encoder.out" 2>&1 &
+    stages+=($!)
+done
+if [ "$text" != 0 ]; then
+    train_text &
+    stages+=($!)
+fi
+for stage in "${stages[@]}"; do wait "$stage"; done
+log "encoder: $(grep step "$pretrain/encoder.log" | tail -n 1)"
+
+cp "$pretrain/base.safetensors" "$pretrain/base_text.safetensors"
+python3 -m torch.distributed.run --standalone --nproc_per_node 4 pretrain_denoiser.py pretrain.yaml \
+    "${common[@]}" --output_folder "$pretrain" --heard True --log_every 50 \
+    --denoiser "{seconds: $heard, lr: 5.0e-4, warmup_steps: 100}" > "$pretrain/heard.out" 2>&1
+log "heard: $(tail -n 1 "$pretrain/denoiser.log")"
+
+on 0 train.py train.yaml --data_folder "$data" --pretrain_folder "$pretrain" \
+    --output_folder "$output/train" --number_of_epochs 1 --epoch_length "$joint" \
+    --number_of_steps "$joint" > "$pretrain/joint.out" 2>&1
+log "joint: $(tail -n 1 "$output/train/train_log.txt")"
