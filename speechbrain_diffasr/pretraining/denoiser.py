@@ -40,10 +40,10 @@ def read_texts(hparams, settings, gemma, rank):
         batch_size=settings["batch_size"],
         join=settings["join"],
         max_wrong=settings["max_wrong"],
-        shares={
-            seconds / model["window"]: share
-            for seconds, share in (settings["windows"] or {model["window"]: 1.0}).items()
-        },
+        shares=[
+            [seconds / model["window"], share]
+            for seconds, share in settings["windows"] or [[model["window"], 1.0]]
+        ],
         trimmed=settings["trimmed"],
         neighbours=find_neighbours(gemma.head.weight),
         seed=hparams["seed"] + rank,

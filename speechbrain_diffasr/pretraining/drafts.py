@@ -29,9 +29,9 @@ class DraftStore:
     canvas_length : int
     batch_size : int
         Examples of all slots each.
-    shares : dict, optional
-        Shares of batches by the share of the slots that they use: smaller ones hold more examples.
-        Default: all use all.
+    shares : list of list, optional
+        Shares of the slots that are used and of the batches that use them, as
+        `[[0.3, 0.5], [1.0, 0.5]]`: smaller ones hold more examples. Default: all use all.
     trimmed : float
         Share of batches that say how many slots are filled, among those of all slots; all others
         do. Default: 0.
@@ -59,7 +59,9 @@ class DraftStore:
         shares=None,
         trimmed=0.0,
     ):
-        self.shares, self.trimmed = shares or {1.0: 1.0}, trimmed
+        self.shares, self.trimmed = dict(shares or [[1.0, 1.0]]), trimmed
+        if max(self.shares) > 1:
+            raise ValueError(f"windows: {max(self.shares):g} times the window of the model")
         groups = {}
         with open_table(path) as rows:
             for row in rows:

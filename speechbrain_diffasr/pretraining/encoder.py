@@ -134,14 +134,14 @@ def train_encoder(arguments):
         whisper.set_window(hparams["train_window"])
         save_part("projector", projector, output, torch.float16)
 
-    def share_embeddings(step):
-        if step == head_steps:
-            weight.requires_grad_(False)
-            part = output / "embeddings.part"
-            save_file({"weight": weight.detach().cpu()}, part)
-            part.rename(output / "embeddings.safetensors")
+    def share_embeddings():
+        weight.requires_grad_(False)
+        part = output / "embeddings.part"
+        save_file({"weight": weight.detach().cpu()}, part)
+        part.rename(output / "embeddings.safetensors")
 
-    share_embeddings(0)
+    if head_steps == 0:
+        share_embeddings()
     with open(output / "encoder.log", "a", encoding="utf-8") as log_file:
 
         def log(line):
@@ -160,8 +160,10 @@ def train_encoder(arguments):
             hparams["log_every"],
             log,
             save,
-            share_embeddings,
+            after_step=lambda step: share_embeddings() if step == head_steps else None,
         )
+        if weight.requires_grad:
+            share_embeddings()
         whisper.eval()
         projector.eval()
         with torch.no_grad():

@@ -94,9 +94,9 @@ class WaveformStore(torch.utils.data.IterableDataset):
         Utterances of a window each.
     window : float
         Seconds of a batch.
-    windows : dict, optional
-        Shares of batches by seconds, each at most `window`: shorter ones hold more utterances, but
-        no longer ones. Default: all are `window`.
+    windows : list of list, optional
+        Seconds, at most `window`, and shares of batches, as `[[5, 0.5], [15, 0.5]]`: shorter ones
+        hold more utterances, but no longer ones. Default: all are `window`.
     trimmed : float
         Share of batches that say how many slots are filled, among those of the whole window; all
         others do. Default: 0.
@@ -145,7 +145,9 @@ class WaveformStore(torch.utils.data.IterableDataset):
         trimmed=0.0,
     ):
         self.augment = augment
-        self.window, self.windows = window, windows or {window: 1.0}
+        self.window, self.windows = window, dict(windows or [[window, 1.0]])
+        if max(self.windows) > window:
+            raise ValueError(f"windows: {max(self.windows)} s, but the whole window is {window} s")
         self.trimmed = trimmed
         self.sample_rate = sample_rate
         rows = []

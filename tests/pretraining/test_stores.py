@@ -71,7 +71,7 @@ def test_folds_share_no_voice_and_miss_none(corpus, tokenizer):
 
 def test_windows_hold_as_much_audio_and_cut_nothing(corpus, tokenizer):
     """A batch of 2.5 s windows has twice the utterances, none longer, each of them whole."""
-    store = make(corpus, tokenizer, windows={2.5: 0.5, 5.0: 0.5}, join=0.0, max_lead=0.0)
+    store = make(corpus, tokenizer, windows=[[2.5, 0.5], [5.0, 0.5]], join=0.0, max_lead=0.0)
     shapes = set()
     for _ in range(8):
         batch = store.batch()
@@ -99,13 +99,18 @@ def test_joined_utterances_have_joined_texts(corpus, tokenizer):
         assert "".join(tokenizer.decode_ids(tokens).split()) == "".join(text.split())
 
 
+def test_a_window_that_is_longer_than_the_model_hears_is_refused(corpus, tokenizer):
+    with pytest.raises(ValueError, match=r"windows: 9 s, but the whole window is 5\.0 s"):
+        make(corpus, tokenizer, windows=[[2.5, 0.5], [9, 0.5]])
+
+
 def test_another_sample_rate_is_refused_by_name(corpus, tokenizer):
     soundfile.write(corpus / "3.wav", np.zeros(8000), 8000)
     with pytest.raises(ValueError, match=r"3\.wav: 8000 Hz, 1 channels; expected 16000 Hz"):
         make(corpus, tokenizer)
 
 
-@pytest.mark.parametrize("shares", [None, {0.5: 1.0}])
+@pytest.mark.parametrize("shares", [None, [[0.5, 1.0]]])
 def test_a_draft_without_errors_reads_as_its_text(tokenizer, tmp_path, shares):
     """Collapsed as CTC is: repeats merged, blanks dropped."""
     path = tmp_path / "text.csv"

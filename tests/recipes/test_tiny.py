@@ -2,16 +2,13 @@
 
 import csv
 import json
-import logging
 import random
-import runpy
 import shutil
-import sys
 
 import pytest
-import soundfile
 import torch
 from miniature import REPOSITORY, load_recipe, noise
+from pretraining_runs import run_script, write_speech
 from safetensors.torch import load_file
 
 from speechbrain_diffasr import DiffusionASR
@@ -22,37 +19,6 @@ prepare = load_recipe("SyntheticSpeech")
 LANGUAGES = ("en", "de", "fr", "es", "hi", "zh")
 SIZES = {"encoder_width": 24, "hidden_size": 32, "vocab_size": 500}
 SIZES |= {"window": 2.0, "num_slots": 25, "canvas_length": 24}
-
-
-def run_script(name, *argv):
-    """`python NAME.py ...` in the folder of the recipe, without another start of Python."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [f"{name}.py", *map(str, argv)])
-        patch.setattr(sys, "excepthook", sys.excepthook)
-        patch.chdir(RECIPE)
-        patch.syspath_prepend(RECIPE)
-        sys.modules.pop("prepare", None)
-        try:
-            runpy.run_path(str(RECIPE / f"{name}.py"), run_name="__main__")
-        finally:
-            root.handlers, root.level = handlers, level
-            sys.modules.pop("prepare", None)
-
-
-def write_speech(folder, texts):
-    """A corpus as SyntheticSpeech/prepare.py leaves it, of noise."""
-    (folder / "wavs").mkdir(parents=True)
-    for split in ("train", "valid"):
-        with open(folder / f"{split}.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["ID", "duration", "wav", "lang", "voice", "wrd"])
-            for number, (lang, text) in enumerate(texts):
-                name = f"{split}{number}"
-                soundfile.write(folder / "wavs" / f"{name}.wav", noise(0.8, number).numpy(), 16000)
-                path = f"$data_root/wavs/{name}.wav"
-                writer.writerow([name, 0.8, path, lang, "noise", text])
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +35,16 @@ def made(tmp_path_factory):
         (texts / f"{language}.txt").write_text("\n".join(sorted(lines)), encoding="utf-8")
         (words / f"{language}.txt").write_text("EFG\nfed\nünal\n", encoding="utf-8")
     run_script(
-        "more_text", "--text_folder", texts, "--word_folder", words,
+        RECIPE, "more_text", "--text_folder", texts, "--word_folder", words,
         "--output_folder", data / "more_texts", "--chained", 40, "--strings", 10,
     )  # fmt: skip
     run_script(
-        "collect_text", "--text_folder", texts, "--more_folder", data / "more_texts",
+        RECIPE, "collect_text", "--text_folder", texts, "--more_folder", data / "more_texts",
         "--output", data / "text.csv", "--digit_folder", data / "digit_texts",
         "--digit_strings", 20,
     )  # fmt: skip
     run_script(
-        "train_tokenizer", "--csv", data / "text.csv", "--output", data / "tokenizer.json",
+        RECIPE, "train_tokenizer", "--csv", data / "text.csv", "--output", data / "tokenizer.json",
         "--vocab_size", SIZES["vocab_size"],
     )  # fmt: skip
     write_speech(data / "speech", [("en", "ab cd"), ("zh", "hi jk")])
@@ -89,12 +55,14 @@ def made(tmp_path_factory):
     sizes = {"steps": 4, "batch_size": 4, "heard_batch_size": 4, "save_every": 2, "warmup_steps": 2}
     pretrain = ["pretrain.yaml", *settings, "--output_folder", results / "pretrain"]
     encoder = json.dumps({**sizes, "head_steps": 2})
-    run_script("pretrain_encoder", *pretrain, "--encoder", encoder)
-    run_script("pretrain_denoiser", *pretrain, "--denoiser", json.dumps(sizes))
+    run_script(RECIPE, "pretrain_encoder", *pretrain, "--encoder", encoder)
+    run_script(RECIPE, "pretrain_denoiser", *pretrain, "--denoiser", json.dumps(sizes))
     shutil.copy(results / "pretrain" / "base.safetensors", results / "read.safetensors")
-    run_script("pretrain_denoiser", *pretrain, "--heard", True, "--denoiser", json.dumps(sizes))
     run_script(
-        "train", "train.yaml", *settings, "--pretrain_folder", results / "pretrain",
+        RECIPE, "pretrain_denoiser", *pretrain, "--heard", True, "--denoiser", json.dumps(sizes)
+    )
+    run_script(
+        RECIPE, "train", "train.yaml", *settings, "--pretrain_folder", results / "pretrain",
         "--output_folder", results / "train", "--number_of_epochs", 1, "--epoch_length", 2,
         "--number_of_steps", 2, "--batch_size", 4, "--noprogressbar",
     )  # fmt: skip
@@ -135,8 +103,8 @@ def test_going_on_keeps_what_was_learned(made):
     arguments = ["pretrain.yaml", "--data_folder", made / "data", "--device", "cpu"]
     arguments += ["--precision", "fp32", "--model", json.dumps(SIZES)]
     arguments += ["--output_folder", more, "--continue_from", first]
-    run_script("pretrain_encoder", *arguments, "--encoder", json.dumps(settings))
-    run_script("pretrain_denoiser", *arguments, "--denoiser", json.dumps(settings))
+    run_script(RECIPE, "pretrain_encoder", *arguments, "--encoder", json.dumps(settings))
+    run_script(RECIPE, "pretrain_denoiser", *arguments, "--denoiser", json.dumps(settings))
     before, after = (
         load_file(first / "whisper.safetensors"),
         load_file(more / "whisper.safetensors"),
