@@ -210,6 +210,7 @@ def test_text_that_fills_the_canvas_is_not_cut(tmp_path):
     assert "das ist nicht" in text
 
 
+@pytest.mark.slow
 def test_what_is_cut_again_does_not_pile_up(tmp_path, monkeypatch):
     """Halves are heard before windows that come later: of a long file little audio waits."""
     wav = load_audio(SAMPLES / "en_1.wav")[: int(1.3 * RATE)]

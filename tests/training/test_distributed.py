@@ -51,7 +51,9 @@ def train_in_two(recipe, model, output, /, prepare=None, **options):
         # A single step, since random experts make rounding grow a hundredfold from step to step.
         ("{diffusion: 1.0, autoregressive: 0.5, ctc: 0.3}", 4, 1),
         # CTC does not pass through the experts.
-        ("{diffusion: 0.0, autoregressive: 0.0, ctc: 1.0}", 8, 2),
+        pytest.param(
+            "{diffusion: 0.0, autoregressive: 0.0, ctc: 1.0}", 8, 2, marks=pytest.mark.slow
+        ),
     ],
     ids=["all losses", "ctc over several steps"],
 )

@@ -26,9 +26,10 @@ def recipe(tmp_path_factory):
     ("options", "stops"),
     [
         ({"ckpt_interval_steps": 2}, [(2, 1), (2, 4)]),
-        (
+        pytest.param(
             {"ckpt_interval_steps": 1, "grad_accumulation_factor": 2, "feature_cache": True},
             [(2, 4)],
+            marks=pytest.mark.slow,
         ),
         ({"ckpt_interval_steps": 1, "language_temperature": 3, "num_workers": 2}, [(2, 3)]),
     ],
