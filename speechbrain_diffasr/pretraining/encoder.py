@@ -39,14 +39,16 @@ def make_store(hparams, device, settings, window=None, fold=None, seed=0):
     -------
     store : WaveformStore
     """
+    model = hparams["model"]
+    window = window or model["window"]
     return WaveformStore(
         folders=[Path(hparams["data_folder"]) / name for name in hparams["corpora"]],
-        tokenizer=hparams["model"]["tokenizer"],
+        tokenizer=model["tokenizer"],
         device=device,
         batch_size=settings["batch_size"],
-        window=window or hparams["model"]["window"],
-        num_slots=hparams["model"]["num_slots"],
-        max_tokens=hparams["model"]["canvas_length"],
+        window=window,
+        num_slots=round(model["num_slots"] * window / model["window"]),
+        max_tokens=model["canvas_length"],
         augment=hparams["augment"],
         join=settings["join"],
         max_pause=hparams["max_pause"],

@@ -1,7 +1,4 @@
-"""Trains the small model's tokenizer: byte-pair pieces, one token for each Han character.
-
-python train_tokenizer.py --csv data/text.csv --output data/tokenizer.json
-"""
+"""Trains the tokenizer of a small model: byte-pair pieces, one token for each Han character."""
 
 import argparse
 import json
@@ -78,11 +75,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--csv", required=True, help="CSV with the columns lang and wrd")
     parser.add_argument("--output", required=True, help="tokenizer.json to write")
-    parser.add_argument("--vocab_size", type=int, required=True)
+    parser.add_argument("--vocab_size", type=int, required=True, help="as in the model's YAML")
     parser.add_argument(
         "--prompt_words",
         nargs="*",
         default=PROMPT_WORDS,
+        help="that get tokens of their own, names of languages among them (default: %(default)s)",
     )
     args = parser.parse_args()
     texts = defaultdict(dict)
@@ -95,7 +93,3 @@ def main():
     for language, lines in texts.items():
         count = sum(len(backend.encode(line).ids) for line in lines)
         print(f"{language}: {count / len(lines):.1f} tokens an utterance")
-
-
-if __name__ == "__main__":
-    main()
