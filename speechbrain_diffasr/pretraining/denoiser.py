@@ -10,10 +10,16 @@ that it was trained with it would make too few errors; where there are folds, ea
 by an encoder and a projector that did not learn from it.
 """
 
+import functools
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from torch.nn.functional import rms_norm
+from transformers.models.diffusion_gemma.modeling_diffusion_gemma import (
+    DiffusionGemmaRMSNorm,
+    DiffusionGemmaTextRouter,
+)
 
 from speechbrain_diffasr.inference.pretrained import FILENAMES, save_part
 from speechbrain_diffasr.pretraining.drafts import DraftStore, audio_like, find_neighbours
@@ -96,6 +102,40 @@ def hear_speech(ears, hparams, device):
             yield audio.float(), batch.lang, batch.tokens, batch.filled
 
 
+def hasten(gemma):
+    """Makes training a language model of few experts on a GPU twice as fast, the function unchanged.
+
+    Norms become one kernel forward and one backward instead of twenty, all of which memory bounds.
+    The factors of the experts stay at one: the gradient of four numbers, to which every token adds,
+    takes a tenth of a step, and their outputs are learned anyway.
+
+    Arguments
+    ---------
+    gemma : DiffusionGemma
+
+    Example
+    -------
+    >>> from speechbrain_diffasr import DiffusionASR, default_model
+    >>> gemma = DiffusionASR.from_hparams(default_model()).mods.decoder.model
+    >>> tokens = torch.arange(300, 310)[None]
+    >>> before, _ = gemma.encode(gemma.embed(tokens))
+    >>> hasten(gemma)
+    >>> after, _ = gemma.encode(gemma.embed(tokens))
+    >>> torch.allclose(before, after, atol=1e-4)
+    True
+    """
+    for module in gemma.modules():
+        if isinstance(module, DiffusionGemmaRMSNorm):
+            module.forward = functools.partial(_fused_norm, module)
+        elif isinstance(module, DiffusionGemmaTextRouter):
+            module.per_expert_scale.requires_grad_(False)
+
+
+def _fused_norm(norm, hidden):
+    weight = norm.weight.float() if norm.with_scale else None
+    return rms_norm(hidden.float(), hidden.shape[-1:], weight, norm.eps).type_as(hidden)
+
+
 def train_denoiser(arguments):
     """Runs the stage.
 
@@ -128,6 +168,7 @@ def train_denoiser(arguments):
             for parameter in gemma.parameters():
                 torch.distributed.broadcast(parameter.data, 0)
     gemma.head.weight.requires_grad_(False)
+    hasten(gemma)
     losses = LanguageModelLosses(
         gemma,
         model["prompt"],

@@ -3,6 +3,7 @@
 import zlib
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_diffasr.decoders.canvas import corrupt_canvas, fill_canvas
@@ -10,6 +11,8 @@ from speechbrain_diffasr.kernels.vocabulary import read_logits
 from speechbrain_diffasr.training.losses import AutoregressiveLoss, CTCLoss, DiffusionLoss
 
 IGNORED = -100
+# Not cuDNN's, which plans anew for every shape: 10 ms a call, and seconds for the first ones.
+ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def next_tokens(sequence, lengths, transcript_lens):
@@ -175,7 +178,10 @@ class LanguageModelLosses:
         run = self.compiled_run if compiled else self._run
         if slots is not None:
             slots, canvas_lens = torch.tensor(slots).to(device), canvas_lens.to(device)
-        hidden, denoised = run(audio, sequence, lengths, noisy, informed, step, slots, canvas_lens)
+        with sdpa_kernel(ATTENTION):
+            hidden, denoised = run(
+                audio, sequence, lengths, noisy, informed, step, slots, canvas_lens
+            )
         if canvas_lens is not None:
             canvas = canvas.masked_fill(~_inside(canvas_lens, canvas.shape[1]), IGNORED)
 
