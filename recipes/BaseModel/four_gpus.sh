@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All stages on a machine of four GPUs, by the clock:
+# All stages on a machine of four GPUs, by the clock, from pretrained/diffasr-base or START=FOLDER:
 #   ./four_gpus.sh DATA [OUTPUT]
 # DATA holds human, kokoro, espeak, text.csv and tokenizer.json. Seconds of each stage, e.g.
 #   ENCODER=900 TEXT=900 HEARD=900 JOINT=300 ./four_gpus.sh data
@@ -11,8 +11,8 @@ data=$(realpath "${1:?usage: four_gpus.sh DATA [OUTPUT]}")
 output=$(realpath -m "${2:-results}")
 pretrain=$output/pretrain
 encoder=${ENCODER:-480} text=${TEXT:-600} heard=${HEARD:-480} joint=${JOINT:-100}
-start=$(realpath "${START:-start}")
-common=(--data_folder "$data" --embeddings "$start/embeddings.safetensors" --fixed_embeddings True)
+start=$(realpath "${START:-../../pretrained/diffasr-base}")
+common=(--data_folder "$data" --embeddings "$start" --fixed_embeddings True)
 mkdir -p "$pretrain"
 
 log() { echo "$(date +%T) $*" | tee -a "$output/stages.log"; }
@@ -43,6 +43,8 @@ done
 if [ "$text" != 0 ]; then
     train_text &
     stages+=($!)
+elif [ ! -f "$pretrain/base.safetensors" ]; then
+    cp "$start/base.safetensors" "$pretrain/"
 fi
 for stage in "${stages[@]}"; do wait "$stage"; done
 log "encoder: $(grep step "$pretrain/encoder.log" | tail -n 1)"

@@ -14,7 +14,6 @@ import functools
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch.nn.functional import rms_norm
 from transformers.models.diffusion_gemma.modeling_diffusion_gemma import (
     DiffusionGemmaRMSNorm,
@@ -25,6 +24,7 @@ from speechbrain_diffasr.inference.pretrained import FILENAMES, save_part
 from speechbrain_diffasr.pretraining.drafts import DraftStore, audio_like, find_neighbours
 from speechbrain_diffasr.pretraining.encoder import make_store
 from speechbrain_diffasr.pretraining.optimization import (
+    load_embeddings,
     load_hparams,
     load_parts,
     optimize,
@@ -159,11 +159,10 @@ def train_denoiser(arguments):
     gemma = model["diffusion_gemma"].to(device)
     if hparams["heard"]:
         load_parts(output, base=gemma)
-    elif hparams["continue_from"]:
-        load_parts(hparams["continue_from"], base=gemma)
     else:
+        weight = load_embeddings(hparams["continue_from"] or hparams["embeddings"], gemma)
         with torch.no_grad():
-            gemma.head.weight.copy_(load_file(hparams["embeddings"])["weight"])
+            gemma.head.weight.copy_(weight)
         if torch.distributed.is_initialized():
             for parameter in gemma.parameters():
                 torch.distributed.broadcast(parameter.data, 0)

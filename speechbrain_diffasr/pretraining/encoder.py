@@ -8,13 +8,18 @@ reads, though they are trained apart.
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from speechbrain.decoders.ctc import ctc_greedy_decode
 
 from speechbrain_diffasr.inference.pretrained import save_part
 from speechbrain_diffasr.lobes.output_layer import Head
 from speechbrain_diffasr.lobes.whisper import WhisperEncoder
-from speechbrain_diffasr.pretraining.optimization import load_hparams, load_parts, optimize
+from speechbrain_diffasr.pretraining.optimization import (
+    load_embeddings,
+    load_hparams,
+    load_parts,
+    optimize,
+)
 from speechbrain_diffasr.pretraining.waveforms import Fold, WaveformStore
 from speechbrain_diffasr.training import CTCLoss
 
@@ -105,7 +110,7 @@ def train_encoder(arguments):
         released = WhisperEncoder(source=hparams["whisper_source"])
         whisper.load_state_dict(released.state_dict())
     if hparams["fixed_embeddings"]:
-        layer.load_state_dict(load_file(hparams["embeddings"]))
+        layer.load_state_dict({"weight": load_embeddings(hparams["embeddings"], gemma)})
         head_steps = 0
     elif hparams["continue_from"]:
         load_parts(hparams["continue_from"], base=gemma)

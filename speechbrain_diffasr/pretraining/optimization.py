@@ -4,9 +4,11 @@ import contextlib
 import math
 import os
 import time
+from pathlib import Path
 
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from safetensors.torch import load_file
 from speechbrain import parse_arguments
 from speechbrain.utils.distributed import infer_device
 from tqdm import tqdm
@@ -49,6 +51,26 @@ def load_parts(folder, **parts):
     pretrainer = FolderPretrainer(loadables=parts)
     pretrainer.collect_files(default_source=str(folder))
     pretrainer.load_collected()
+
+
+def load_embeddings(source, gemma):
+    """Token embeddings, which are the output layer too.
+
+    Arguments
+    ---------
+    source : str or Path
+        The file that the encoder's stage writes, or a pretrained folder, whose base is loaded.
+    gemma : DiffusionGemma
+
+    Returns
+    -------
+    weight : torch.Tensor
+        [V, D].
+    """
+    if Path(source).is_dir():
+        load_parts(source, base=gemma)
+        return gemma.head.weight.detach()
+    return load_file(source)["weight"]
 
 
 class Average:

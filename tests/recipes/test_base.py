@@ -3,6 +3,7 @@
 import csv
 import json
 
+import jiwer
 import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
@@ -11,9 +12,11 @@ from pretraining_runs import run_script, write_speech
 from safetensors.torch import load_file
 
 from speechbrain_diffasr import DiffusionASR
-from speechbrain_diffasr.pretraining.optimization import load_parts
+from speechbrain_diffasr.inference.eight_bits import from_eight_bits
+from speechbrain_diffasr.pretraining.optimization import load_embeddings, load_parts
 
 RECIPE = REPOSITORY / "recipes" / "BaseModel"
+RELEASED = REPOSITORY / "pretrained" / "diffasr-base"
 collect = load_recipe("BaseModel", "collect_data.py")
 SIZES = {"encoder_width": 32, "hidden_size": 32, "vocab_size": 500}
 SIZES |= {"window": 2.0, "num_slots": 25, "canvas_length": 24}
@@ -129,17 +132,52 @@ def test_what_comes_out_is_stored_in_8_bits_and_hears(made):
     assert transcript.duration == 1.0
 
 
-def test_what_the_next_run_starts_from_fits_the_model():
-    """Encoder, projector, output layer and tokenizer, as model.yaml describes them."""
-    start = RECIPE / "start"
+def test_the_released_model_is_what_the_recipe_describes():
+    """Its sizes are model.yaml's, and training can go on from it: output layer and all."""
     with open(RECIPE / "model.yaml", encoding="utf-8") as file:
         model = load_hyperpyyaml(file)
-    load_parts(start, whisper=model["whisper"], projector=model["projector"])
-    model["tokenizer"].load(start / "tokenizer.json")
-    embeddings = load_file(start / "embeddings.safetensors")["weight"]
-    assert embeddings.shape == (model["vocab_size"], model["hidden_size"])
+    parts = {name: model[name] for name in ("whisper", "projector")}
+    load_parts(RELEASED, base=model["diffusion_gemma"], **parts)
+    model["tokenizer"].load(RELEASED / "tokenizer.json")
+    weight = load_embeddings(RELEASED, model["diffusion_gemma"])
+    assert weight.shape == (model["vocab_size"], model["hidden_size"])
     assert len(model["tokenizer"]) <= model["vocab_size"]
     frames = model["whisper"](noise(1.0)[None])
     assert model["projector"](frames).shape == (1, model["num_slots"], model["hidden_size"])
     prompt = model["prompt"]
     assert all(len(prompt.tokens(language)) < 210 for language in model["languages"])
+
+
+def test_training_goes_on_from_a_folder_whose_base_has_the_embeddings(made, data):
+    """Encoder and denoiser from a pretrained folder: the output layer stays what it was."""
+    folder, output = made / "train" / "pretrained", made / "again"
+    steps = json.dumps({"steps": 1, "batch_size": 2, "warmup_steps": 1, "windows": WINDOWS})
+    settings = ["--data_folder", data, "--device", "cpu", "--precision", "fp32"]
+    settings += ["--model", json.dumps(SIZES), "--output_folder", output, "--train_window", 2.0]
+    settings += ["--embeddings", folder, "--fixed_embeddings", True, "--continue_from", folder]
+    run_script(
+        RECIPE, "pretrain_encoder", "pretrain.yaml", *settings, "--encoder", steps,
+        "--whisper_source", "null",
+    )  # fmt: skip
+    run_script(RECIPE, "pretrain_denoiser", "pretrain.yaml", *settings, "--denoiser", steps)
+    before = from_eight_bits(load_file(folder / "base.safetensors"))
+    after = load_file(output / "base.safetensors")
+    name = "model.decoder.embed_tokens.weight"
+    torch.testing.assert_close(after[name].float(), before[name].float(), atol=1e-3, rtol=1e-3)
+    assert (output / "whisper.safetensors").is_file()
+
+
+@pytest.fixture(scope="module")
+def released():
+    return DiffusionASR.from_hparams(RELEASED)
+
+
+@pytest.mark.parametrize("language", ["en", "de", "fr", "es", "hi", "zh", "it"])
+def test_of_two_people_each_is_understood(language, released):
+    """On the clips that are shipped: what is heard is nearer to what was said than to the other."""
+    clips = sorted((RELEASED / "samples").glob(f"{language}_*.ogg"))
+    said = [clip.with_suffix(".txt").read_text(encoding="utf-8").lower() for clip in clips]
+    assert len(clips) == 2
+    for own, (clip, other) in enumerate(zip(clips, reversed(said), strict=True)):
+        heard = released.transcribe_file(clip, language=language)
+        assert jiwer.cer(said[own], heard) + 0.1 < jiwer.cer(other, heard)
