@@ -27,13 +27,13 @@ help: ## This page
 	@echo "start in seconds."
 	@echo
 	@echo "  PYTHON=$(PYTHON)   3.11 to 3.13, e.g. make demo PYTHON=python3.12"
-	@echo "  MODEL=$(MODEL)   whose samples demo transcribes"
+	@echo "  MODEL=$(MODEL)   whose samples demo transcribes; or pretrained/diffasr-base"
 	@echo "  JOBS=$(JOBS)   tests at once"
 	@echo "  TESTS=, ARGS=   for pytest, e.g. make test TESTS=tests/decoders ARGS='-k seed'"
 	@echo "  DIFFASR_TEST_DATA=   a folder with fsdd/ and text/, which some tests want"
 
-demo: $(VENV)/.installed ## Transcribes the samples of the small model, each beside its reference
-	@$(BIN)/diffasr transcribe $(MODEL)/samples/*.wav --model $(MODEL) --format json \
+demo: $(VENV)/.installed ## Transcribes the samples of a model, each beside its reference
+	@$(BIN)/diffasr transcribe $(wildcard $(MODEL)/samples/*.wav $(MODEL)/samples/*.ogg) --model $(MODEL) --format json \
 		| $(BIN)/python benchmarks/beside_reference.py
 
 test: lint ## Lint, then the tests and the examples of the docstrings; no network, no GPU

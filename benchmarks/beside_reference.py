@@ -1,6 +1,9 @@
 """Shows each transcript beside its reference, which lies next to the audio: a.wav and a.txt.
 
-diffasr transcribe *.wav --format json | python benchmarks/beside_reference.py
+    diffasr transcribe *.wav --format json | python benchmarks/beside_reference.py
+
+CER counts the characters that are wrong, in percent of those of the reference, without case and
+punctuation.
 """
 
 import json
@@ -9,7 +12,10 @@ import sys
 import unicodedata
 from pathlib import Path
 
-HEADER = ("file", "heard", "reference", "same")
+from speechbrain_diffasr.evaluation import ErrorRates
+from speechbrain_diffasr.text.normalizers import make_normalizer
+
+HEADER = ("file", "heard", "reference", "CER")
 
 
 def compare(transcripts):
@@ -23,18 +29,23 @@ def compare(transcripts):
     Returns
     -------
     rows : list of tuple
-        Name of the file, transcript, reference, and "yes" or "no", or "" without a reference.
+        Name of the file, transcript, reference and CER; the last two "(none)" and "" without one.
+    total : float or None
+        CER of all in percent; None without references.
     """
-    rows = []
+    rows, rates, normalize = [], ErrorRates(), make_normalizer("marks")
     for transcript in transcripts:
         path = Path(transcript["path"])
-        heard = " ".join(transcript["text"].split())
-        reference, same = "(none)", ""
-        if path.with_suffix(".txt").is_file():
-            reference = " ".join(path.with_suffix(".txt").read_text(encoding="utf-8").split())
-            same = "yes" if heard == reference else "no"
-        rows.append((path.name, heard, reference, same))
-    return rows
+        heard, text = " ".join(transcript["text"].split()), path.with_suffix(".txt")
+        if not text.is_file():
+            rows.append((path.name, heard, "(none)", ""))
+            continue
+        reference = " ".join(text.read_text(encoding="utf-8").split())
+        pair = [normalize(heard, None)], [normalize(reference, None)]
+        for group in (path.name, ""):
+            rates.append([path.name], *pair, [group])
+        rows.append((path.name, heard, reference, f"{rates.summarize()[path.name]['cer']:.0f}"))
+    return rows, rates.summarize()[""]["cer"] if rates.words else None
 
 
 def width(text):
@@ -47,14 +58,15 @@ def main():
     text = sys.stdin.read()
     if not text.strip():  # diffasr has said why
         return 1
-    rows = compare(json.loads(text))
+    rows, total = compare(json.loads(text))
     sizes = [max(map(width, column)) for column in zip(HEADER, *rows, strict=True)]
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     for row in (HEADER, ["-" * size for size in sizes], *rows):
         cells = [cell + " " * (size - width(cell)) for cell, size in zip(row, sizes, strict=True)]
         print(" | ".join(cells).rstrip())
-    scored = [row[-1] for row in rows if row[-1]]
-    print(f"\n{scored.count('yes')} of {len(scored)} are as in the reference")
+    if total is not None:
+        right = sum(row[-1] == "0" for row in rows)
+        print(f"\n{right} of {len(rows)} are right; CER {total:.1f} % of all")
     return 0
 
 
