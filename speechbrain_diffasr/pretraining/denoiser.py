@@ -206,3 +206,5 @@ def train_denoiser(arguments):
             log,
             save,
         )
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
