@@ -33,7 +33,8 @@ help: ## This page
 	@echo "  DIFFASR_TEST_DATA=   a folder with fsdd/ and text/, which some tests want"
 
 demo: $(VENV)/.installed ## Transcribes the samples of a model, each beside its reference
-	@$(BIN)/diffasr transcribe $(wildcard $(MODEL)/samples/*.wav $(MODEL)/samples/*.ogg) --model $(MODEL) --format json \
+	@$(BIN)/diffasr transcribe $(wildcard $(MODEL)/samples/*.wav $(MODEL)/samples/*.ogg) \
+		--model $(MODEL) --format json \
 		| $(BIN)/python benchmarks/beside_reference.py
 
 test: lint ## Lint, then the tests and the examples of the docstrings; no network, no GPU

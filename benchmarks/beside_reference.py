@@ -16,6 +16,7 @@ from speechbrain_diffasr.evaluation import ErrorRates
 from speechbrain_diffasr.text.normalizers import make_normalizer
 
 HEADER = ("file", "heard", "reference", "CER")
+ALL = ""
 
 
 def compare(transcripts):
@@ -30,22 +31,29 @@ def compare(transcripts):
     -------
     rows : list of tuple
         Name of the file, transcript, reference and CER; the last two "(none)" and "" without one.
+    right : int
+        Transcripts without a wrong character.
     total : float or None
         CER of all in percent; None without references.
     """
-    rows, rates, normalize = [], ErrorRates(), make_normalizer("marks")
+    pairs, rates, normalize = [], ErrorRates(), make_normalizer("marks")
     for transcript in transcripts:
-        path = Path(transcript["path"])
-        heard, text = " ".join(transcript["text"].split()), path.with_suffix(".txt")
-        if not text.is_file():
-            rows.append((path.name, heard, "(none)", ""))
-            continue
-        reference = " ".join(text.read_text(encoding="utf-8").split())
-        pair = [normalize(heard, None)], [normalize(reference, None)]
-        for group in (path.name, ""):
-            rates.append([path.name], *pair, [group])
-        rows.append((path.name, heard, reference, f"{rates.summarize()[path.name]['cer']:.0f}"))
-    return rows, rates.summarize()[""]["cer"] if rates.words else None
+        path, reference = Path(transcript["path"]), None
+        heard = " ".join(transcript["text"].split())
+        if path.with_suffix(".txt").is_file():
+            reference = " ".join(path.with_suffix(".txt").read_text(encoding="utf-8").split())
+            for group in (str(path), ALL):
+                rates.append([str(path)], [normalize(heard)], [normalize(reference)], [group])
+        pairs.append((path, heard, reference))
+    summary = rates.summarize()
+    rows = [
+        (path.name, heard, "(none)", "")
+        if reference is None
+        else (path.name, heard, reference, f"{summary[str(path)]['cer']:.1f}")
+        for path, heard, reference in pairs
+    ]
+    total = summary.pop(ALL)["cer"] if summary else None
+    return rows, sum(one["cer"] == 0 for one in summary.values()), total
 
 
 def width(text):
@@ -58,15 +66,15 @@ def main():
     text = sys.stdin.read()
     if not text.strip():  # diffasr has said why
         return 1
-    rows, total = compare(json.loads(text))
+    rows, right, total = compare(json.loads(text))
     sizes = [max(map(width, column)) for column in zip(HEADER, *rows, strict=True)]
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     for row in (HEADER, ["-" * size for size in sizes], *rows):
         cells = [cell + " " * (size - width(cell)) for cell, size in zip(row, sizes, strict=True)]
         print(" | ".join(cells).rstrip())
     if total is not None:
-        right = sum(row[-1] == "0" for row in rows)
-        print(f"\n{right} of {len(rows)} are right; CER {total:.1f} % of all")
+        scored = sum(row[-1] != "" for row in rows)
+        print(f"\n{right} of {scored} are right; CER {total:.1f} % of all")
     return 0
 
 

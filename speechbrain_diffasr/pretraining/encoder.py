@@ -109,12 +109,9 @@ def train_encoder(arguments):
     elif hparams["whisper_source"]:
         released = WhisperEncoder(source=hparams["whisper_source"])
         whisper.load_state_dict(released.state_dict())
-    if hparams["fixed_embeddings"]:
-        layer.load_state_dict({"weight": load_embeddings(hparams["embeddings"], gemma)})
-        head_steps = 0
-    elif hparams["continue_from"]:
-        load_parts(hparams["continue_from"], base=gemma)
-        layer.load_state_dict({"weight": gemma.head.weight})
+    known = hparams["embeddings"] if hparams["fixed_embeddings"] else hparams["continue_from"]
+    if known:
+        layer.load_state_dict({"weight": load_embeddings(known, gemma)})
         head_steps = 0
     whisper.set_window(hparams["train_window"])
     weight = layer.to(device).weight

@@ -137,7 +137,7 @@ def test_the_released_model_is_what_the_recipe_describes():
     with open(RECIPE / "model.yaml", encoding="utf-8") as file:
         model = load_hyperpyyaml(file)
     parts = {name: model[name] for name in ("whisper", "projector")}
-    load_parts(RELEASED, base=model["diffusion_gemma"], **parts)
+    load_parts(RELEASED, **parts)
     model["tokenizer"].load(RELEASED / "tokenizer.json")
     weight = load_embeddings(RELEASED, model["diffusion_gemma"])
     assert weight.shape == (model["vocab_size"], model["hidden_size"])
