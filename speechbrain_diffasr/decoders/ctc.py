@@ -183,6 +183,57 @@ def _with_blanks(alignment, tokens, blank):
 CTC_CHUNK = 64
 
 
+@torch.no_grad()
+def read_canvas(audio, head, blank, lengths, width, eos, chunk_size=CTC_CHUNK):
+    """Writes what CTC reads greedily onto canvases, with end-of-text tokens behind it.
+
+    Nothing in it waits for the GPU, and its shapes do not depend on what is read.
+
+    Arguments
+    ---------
+    audio : torch.Tensor
+        Projected audio, [B, T, D]. It is multiplied in the precision of the output layer, or in
+        autocast's.
+    head : Head
+        The output layer that CTC was trained through.
+    blank : int
+        Index of the blank in the vocabulary.
+    lengths : torch.Tensor
+        Frames of each utterance that are read, [B].
+    width : int
+        Tokens of a canvas; what is read behind them is cut off.
+    eos : int
+        End-of-text token.
+    chunk_size : int
+        Frames whose logits are in memory at once, counted over the whole batch. Default: 64.
+
+    Returns
+    -------
+    canvas : torch.Tensor
+        [B, width].
+
+    Example
+    -------
+    >>> from speechbrain_diffasr.lobes.output_layer import Head
+    >>> heard = torch.tensor([[0, 3, 3, 0, 3, 2, 0, 4]])  # the most probable token of each frame
+    >>> audio = torch.nn.functional.one_hot(heard, 5).float()
+    >>> read_canvas(audio, Head(torch.eye(5)), 0, torch.tensor([7]), width=5, eos=1)
+    tensor([[3, 3, 2, 1, 1]])
+    """
+    batch, num_frames, _ = audio.shape
+    weight = head.weight
+    rows = audio.reshape(batch * num_frames, -1).to(weight.dtype).split(chunk_size)
+    # The softcap changes no order.
+    best = torch.cat([(row @ weight.T).argmax(dim=-1) for row in rows]).view(batch, num_frames)
+    before = torch.nn.functional.pad(best[:, :-1], (1, 0), value=blank)
+    inside = torch.arange(num_frames, device=audio.device) < lengths[:, None]
+    place = ((best != blank) & (best != before) & inside).cumsum(dim=1) - 1  # [B, T]
+    is_first = torch.nn.functional.pad(place[:, :-1], (1, 0), value=-1) < place
+    place = torch.where(is_first & (place < width), place, width)
+    canvas = torch.full((batch, width + 1), eos, device=audio.device)
+    return canvas.scatter(1, place, best)[:, :width].contiguous()
+
+
 @dataclass(frozen=True)
 class Piece:
     """A token that CTC hears.

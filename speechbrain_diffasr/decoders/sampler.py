@@ -265,7 +265,16 @@ class Sampler(ABC):
         return torch.zeros_like(unchanged, dtype=torch.bool)
 
     def start(
-        self, keys, seeds, vocab_size, steps=None, lengths=None, width=None, slots=None, device=None
+        self,
+        keys,
+        seeds,
+        vocab_size,
+        steps=None,
+        lengths=None,
+        width=None,
+        slots=None,
+        device=None,
+        canvas=None,
     ):
         """Makes canvases that have taken no step yet.
 
@@ -287,6 +296,8 @@ class Sampler(ABC):
             Where the model keeps what it knows of each. Default: in this order.
         device : torch.device, optional
             Of the model. Default: the CPU.
+        canvas : torch.Tensor, optional
+            Tokens to start from, [B, C]. Default: noise.
 
         Returns
         -------
@@ -312,7 +323,7 @@ class Sampler(ABC):
             slots=torch.tensor(range(batch) if slots is None else slots, device=device),
             lengths=torch.tensor(lengths, device=device),
             noise=noise,
-            canvas=noise.start,
+            canvas=noise.start if canvas is None else canvas,
             tokens=torch.full_like(noise.start, -1),
             log_probs=zeros,
             entropy=zeros,

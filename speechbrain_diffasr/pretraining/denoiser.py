@@ -11,6 +11,7 @@ by an encoder and a projector that did not learn from it.
 """
 
 import functools
+import random
 from pathlib import Path
 
 import torch
@@ -54,9 +55,12 @@ def read_texts(hparams, settings, gemma, rank):
         neighbours=find_neighbours(gemma.head.weight),
         seed=hparams["seed"] + rank,
     )
-    for languages, tokens, draft, filled in store:
+    for languages, tokens, draft, filled, most in store:
         draft = torch.from_numpy(draft).to(gemma.head.weight.device, non_blocking=True)
-        yield audio_like(draft, gemma), languages, tokens, filled
+        audio = audio_like(draft, gemma)
+        if filled is not None:
+            audio = audio[:, :most]
+        yield audio, languages, tokens, filled
 
 
 def open_ears(hparams, device, rank):
@@ -88,18 +92,27 @@ def hear_speech(ears, hparams, device):
         weights.append([part.state_dict() for part in (whisper, projector)])
         weights[-1] = [{k: v.clone() for k, v in state.items()} for state in weights[-1]]
     bf16 = hparams["precision"] == "bf16"
+    heard = None
     while True:
-        for (store, _), states in zip(ears, weights, strict=True):
-            for part, state in zip((whisper, projector), states, strict=True):
-                part.load_state_dict(state)
+        for (store, folder), states in zip(ears, weights, strict=True):
+            if folder != heard:
+                for part, state in zip((whisper, projector), states, strict=True):
+                    part.load_state_dict(state)
+                heard = folder
             batch = store.batch()
             whisper.set_window(batch.sig[0].shape[1] / whisper.sample_rate)
             with torch.no_grad(), torch.autocast(batch.sig[0].device.type, torch.bfloat16, bf16):
                 mels = hparams["augment_features"](whisper.log_mel(*batch.sig), store.generator)
                 audio = projector(whisper.encode_mel(mels))
             whisper.set_window(model["window"])
-            audio = torch.nn.functional.pad(audio, (0, 0, 0, model["num_slots"] - audio.shape[1]))
             yield audio.float(), batch.lang, batch.tokens, batch.filled
+
+
+def mix(speech, text, share, seed):
+    """Batches of speech, a share of them of text, so that it is not forgotten."""
+    dice = random.Random(seed)
+    while True:
+        yield next(text if dice.random() < share else speech)
 
 
 def hasten(gemma):
@@ -175,6 +188,9 @@ def train_denoiser(arguments):
         model["sampler"],
         settings["self_conditioning"],
         settings["unrolled"],
+        drafted=settings["drafted"],
+        draft_rate=settings["draft_rate"],
+        blank=model["tokenizer"].token_id(hparams["blank_token"]),
         chunk_size=hparams["chunk_size"],
         compile=hparams["compile"],
     )
@@ -188,10 +204,10 @@ def train_denoiser(arguments):
     def save():
         save_part("base", gemma, output, torch.float16)
 
+    batches = read_texts(hparams, settings, gemma, rank)
     if hparams["heard"]:
-        batches = hear_speech(ears, hparams, device)
-    else:
-        batches = read_texts(hparams, settings, gemma, rank)
+        speech = hear_speech(ears, hparams, device)
+        batches = mix(speech, batches, settings["text_share"], hparams["seed"] + rank)
     with open(output / "denoiser.log", "a", encoding="utf-8") as log_file:
 
         def log(line):

@@ -104,6 +104,8 @@ class DraftStore:
             Token of each frame, [B, num_slots].
         filled : list of int or None
             Frames up to the last piece, or a few more; None if the prompts have slots for all.
+        most : int
+            Frames that any draft of such a batch can fill.
         """
         (share,) = self.dice.choices(list(self.shares), list(self.shares.values()))
         num_slots = round(self.num_slots * share)
@@ -142,7 +144,7 @@ class DraftStore:
             last = np.where(inside, place, 0).max(axis=1) + self.rng.integers(1, 8, batch_size)
             filled = np.minimum(last, num_slots).tolist()
         languages, texts = (list(column) for column in zip(*examples, strict=True))
-        return languages, texts, draft[:, : self.num_slots], filled
+        return languages, texts, draft[:, : self.num_slots], filled, num_slots
 
     def __iter__(self):
         while True:

@@ -26,6 +26,8 @@ LOSS_SETTINGS = (
     "open_language",
     "min_rate",
     "max_rate",
+    "drafted",
+    "draft_rate",
     "chunk_size",
 )
 
@@ -40,10 +42,10 @@ class DiffusionBrain(sb.Brain):
     Modules: `encoder` (waveforms to audio embeddings) and `decoder` (a `DiffusionSearcher`).
     Hyperparameters: `tokenizer`, `blank_token`, `loss_weights` with diffusion, autoregressive and
     ctc, and `denoising_steps` for validation and test; optionally `seed`, `self_conditioning`,
-    `unrolled`, `open_language`, `min_rate`, `max_rate`, `chunk_size`, `compile_losses`,
-    `train_logger`, `tensorboard_logger`, `test_name`, and `make_scheduler`, which takes the
-    optimizer and is stepped after every update; where `number_of_steps` is None, `fit` counts the
-    updates and gives it their number as `num_training_steps`.
+    `unrolled`, `open_language`, `min_rate`, `max_rate`, `drafted`, `draft_rate`, `chunk_size`,
+    `compile_losses`, `train_logger`, `tensorboard_logger`, `test_name`, and `make_scheduler`, which
+    takes the optimizer and is stepped after every update; where `number_of_steps` is None, `fit`
+    counts the updates and gives it their number as `num_training_steps`.
 
     What training draws at random follows from `seed`, the step and each utterance: a run that was
     stopped and resumed ends as if it had not been.

@@ -1,16 +1,20 @@
 """One pass of training through the recognizer: what is drawn at random, and the three losses."""
 
+import math
 import zlib
+from contextlib import nullcontext
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_diffasr.decoders.canvas import corrupt_canvas, fill_canvas
+from speechbrain_diffasr.decoders.ctc import read_canvas
 from speechbrain_diffasr.kernels.vocabulary import read_logits
 from speechbrain_diffasr.training.losses import AutoregressiveLoss, CTCLoss, DiffusionLoss
 
 IGNORED = -100
+ALIGNMENT = 16
 # Not cuDNN's, which plans anew for every shape: 10 ms a call, and seconds for the first ones.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -74,12 +78,18 @@ class LanguageModelLosses:
         Share of examples whose prompt names no language, so that both ways work. Default: 0.5.
     min_rate, max_rate : float
         Range of the corruption rate. Default: 0.001 to 1.
+    drafted : float
+        Share of examples whose canvas is not their transcript but what CTC reads of their audio,
+        corrupted: for decoding that starts from it. Default: 0.
+    draft_rate : float
+        Largest corruption rate of these. Default: 0.3.
+    blank : int, optional
+        Token of a slot in which nothing is said; `drafted` needs it.
     chunk_size : int
         Rows of logits in memory at once. Default: 1024.
     compile : bool
-        Whether to compile the pass through the model, with all sequences padded to the longest
-        that there can be. Worth it for small models, which launches would slow down.
-        Default: False.
+        Whether to compile the model's layers, with all sequences padded to the longest that there
+        can be. Worth it for small models, which launches would slow down. Default: False.
 
     Example
     -------
@@ -103,6 +113,9 @@ class LanguageModelLosses:
         open_language=0.5,
         min_rate=0.001,
         max_rate=1.0,
+        drafted=0.0,
+        draft_rate=0.3,
+        blank=None,
         chunk_size=1024,
         compile=False,
     ):
@@ -119,11 +132,13 @@ class LanguageModelLosses:
         self.unrolled = unrolled
         self.open_language = open_language
         self.min_rate, self.max_rate = min_rate, max_rate
+        if drafted > 0 and blank is None:
+            raise ValueError(f"drafted: {drafted}; what CTC reads needs blank")
+        self.drafted, self.draft_rate, self.blank = drafted, draft_rate, blank
         self.rows = chunk_size
         self.diffusion = DiffusionLoss(chunk_size)
         self.autoregressive = AutoregressiveLoss(chunk_size, IGNORED)
-        self.compile = compile
-        self.compiled_run = torch.compile(self._run, dynamic=False)
+        self.layers = CompiledLayers(model) if compile else None
 
     def __call__(self, audio, languages, tokens, seeds=None, filled=None):
         """Computes both losses.
@@ -131,7 +146,8 @@ class LanguageModelLosses:
         Arguments
         ---------
         audio : torch.Tensor
-            Projected audio, [B, num_slots, D].
+            Projected audio, [B, num_slots, D]; with `filled`, of fewer slots if no utterance of
+            such a batch can fill more.
         languages : list
             A code or None for each utterance.
         tokens : list of list of int
@@ -159,27 +175,35 @@ class LanguageModelLosses:
             for chance, language in zip(dice[:, 0].tolist(), languages, strict=True)
         ]
         transcripts = [[*row, eos] for row in tokens]
-        compiled = self.compile and torch.is_grad_enabled()
-        length = self._longest() if compiled else None
-        width, canvas_lens, slots = self.canvas_length, None, None
+        compiled = self.layers is not None and torch.is_grad_enabled()
+        most_slots = audio.shape[1]
+        width, length = self.canvas_length, None
+        if compiled:
+            width = self._widest(most_slots, tokens)
+            length = _round_up(self._longest(most_slots) + width + 1)
+        canvas_lens, slots = None, None
         if filled is not None:
-            slots = [max(1, min(own, self.prompt.num_slots)) for own in filled]
-            canvas_lens = self._trim(tokens, generators)
+            audio = torch.nn.functional.pad(audio, (0, 0, 0, self.prompt.num_slots - most_slots))
+            slots = [max(1, min(own, most_slots)) for own in filled]
+            canvas_lens = self._trim(tokens, generators, width)
             width = width if compiled else int(canvas_lens.max())
         sequence, lengths = self.prompt(languages, transcripts, device, length, slots)
+        if slots is not None:
+            slots, canvas_lens = torch.tensor(slots).to(device), canvas_lens.to(device)
         canvas = fill_canvas(tokens, width, eos, device)
         noisy, _, _ = corrupt_canvas(
             canvas, model.vocab_size, generators, self.min_rate, self.max_rate
         )
+        if self.drafted > 0:
+            is_draft = _rand(len(tokens), 1, generators) < self.drafted
+            draft = self._read(audio[:, :most_slots], slots, width, generators)
+            noisy = torch.where(is_draft.to(device), draft, noisy)
         informed = (dice[:, 1] < self.self_conditioning).to(device)
         step = None
         if self.unrolled > 0:
             step = (dice[:, 1] < self.unrolled).to(device), *self._draw_step(canvas, generators)
-        run = self.compiled_run if compiled else self._run
-        if slots is not None:
-            slots, canvas_lens = torch.tensor(slots).to(device), canvas_lens.to(device)
-        with sdpa_kernel(ATTENTION):
-            hidden, denoised = run(
+        with sdpa_kernel(ATTENTION), self.layers if compiled else nullcontext():
+            hidden, denoised = self._run(
                 audio, sequence, lengths, noisy, informed, step, slots, canvas_lens
             )
         if canvas_lens is not None:
@@ -190,14 +214,23 @@ class LanguageModelLosses:
         autoregressive = self.autoregressive(hidden, model.head, targets)
         return self.diffusion(denoised, model.head, canvas), autoregressive
 
-    def _trim(self, tokens, generators):
+    def _trim(self, tokens, generators, most):
         """Tokens of each canvas, [B]: half are as long as the longest of the batch."""
         dice = _rand(len(tokens), 2, generators)
         least = torch.tensor([len(row) + 1.0 for row in tokens])
         # Hardly longer than its transcripts, mostly: decoding does not ask for more.
-        longest = least.max() * (self.canvas_length / least.max()) ** dice[0, 0] ** 2
+        longest = least.max() * (most / least.max()) ** dice[0, 0] ** 2
         own = least + (longest - least) * (2 * dice[:, 1]).clamp(max=1.0)
-        return own.floor().long().clamp(max=self.canvas_length)
+        return own.floor().long().clamp(max=most)
+
+    def _read(self, audio, slots, width, generators):
+        """What CTC reads, corrupted, [B, C]."""
+        model = self.model
+        if slots is None:
+            slots = torch.full((len(audio),), audio.shape[1], device=audio.device)
+        eos = self.prompt.tokenizer.eos_id
+        canvas = read_canvas(audio, model.head, self.blank, slots, width, eos, self.rows)
+        return corrupt_canvas(canvas, model.vocab_size, generators, 0.0, self.draft_rate)[0]
 
     def _draw_step(self, canvas, generators):
         """What a step of the sampler draws: temperatures [B], uniforms and fresh tokens [B, C]."""
@@ -240,10 +273,61 @@ class LanguageModelLosses:
         scaled = (guess / temperature[:, None, None]).to(guess.dtype)
         return torch.cat(canvas), scaled
 
-    def _longest(self):
-        """Tokens of the longest prompt with the longest transcript behind it."""
+    def _longest(self, slots):
+        """Tokens of the longest prompt."""
         languages = [None, *self.prompt.languages]
-        return max(len(self.prompt.tokens(one)) for one in languages) + self.canvas_length + 1
+        return max(len(self.prompt.tokens(one, slots)) for one in languages)
+
+    def _widest(self, slots, tokens):
+        """Tokens of all canvases for so many slots, unless some transcript is longer."""
+        if slots < self.prompt.num_slots:
+            width = _round_up(self.canvas_length * slots / self.prompt.num_slots)
+            if max(map(len, tokens)) < width < self.canvas_length:
+                return width
+        return self.canvas_length
+
+
+def _round_up(length):
+    """A length whose rows are aligned for matrix products."""
+    return math.ceil(length / ALIGNMENT) * ALIGNMENT
+
+
+class CompiledLayers:
+    """A context in which the layers of a language model run compiled, each by itself.
+
+    For the shapes that they see: a model of few sizes is compiled in a minute or two on a GPU,
+    and again in seconds from the compiler's cache.
+
+    Arguments
+    ---------
+    model : DiffusionGemma
+    backend : str
+        Of torch.compile. Default: "inductor".
+    """
+
+    # Of one layer's code; each layer, shape and half has its own.
+    most_versions = 256
+
+    def __init__(self, model, backend="inductor"):
+        gemma = model.core.model
+        layers = [*gemma.encoder.language_model.layers, *gemma.decoder.layers]
+        self.forwards = [
+            (layer, torch.compile(layer.forward, dynamic=False, backend=backend))
+            for layer in layers
+        ]
+        self.limits = torch._dynamo.config.patch(
+            recompile_limit=self.most_versions, accumulated_recompile_limit=self.most_versions
+        )
+
+    def __enter__(self):
+        self.limits.__enter__()
+        for layer, forward in self.forwards:
+            layer.forward = forward
+
+    def __exit__(self, *error):
+        for layer, _ in self.forwards:
+            del layer.forward
+        self.limits.__exit__(*error)
 
 
 class RecognizerLosses(torch.nn.Module):
@@ -286,6 +370,7 @@ class RecognizerLosses(torch.nn.Module):
             decoder.model,
             decoder.prompt,
             decoder.sampler,
+            blank=blank,
             chunk_size=chunk_size,
             **settings,
         )

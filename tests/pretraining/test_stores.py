@@ -117,10 +117,11 @@ def test_a_draft_without_errors_reads_as_its_text(tokenizer, tmp_path, shares):
     path.write_text("lang,wrd\n" + "".join(f"en,{text}\n" for text in TEXTS), encoding="utf-8")
     blank = tokenizer.token_id("<|audio|>")
     store = DraftStore(path, tokenizer, 60, blank, 48, 16, join=0.3, max_wrong=0.0, shares=shares)
-    languages, tokens, draft, filled = store.batch()
+    languages, tokens, draft, filled, most = store.batch()
     assert set(languages) == {"en"}
     assert len(tokens) == (16 if shares is None else 32)
     assert draft.shape == (len(tokens), 60)
+    assert most == (60 if shares is None else 30)
     for row, expected in zip(draft, tokens, strict=True):
         changes = row[np.append(True, row[1:] != row[:-1])]
         merged = [a for a, b in zip(expected, [None, *expected], strict=False) if a != b]

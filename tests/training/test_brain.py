@@ -12,7 +12,7 @@ from speechbrain_diffasr.dataio import csv_dataset
 from speechbrain_diffasr.decoders import EntropyBoundSampler
 from speechbrain_diffasr.decoders.canvas import fill_canvas
 from speechbrain_diffasr.training import DiffusionBrain
-from speechbrain_diffasr.training.objective import LanguageModelLosses
+from speechbrain_diffasr.training.objective import CompiledLayers, LanguageModelLosses
 
 SAMPLER = EntropyBoundSampler(canvas_length=10)
 
@@ -181,11 +181,11 @@ def test_a_trimmed_canvas_always_holds_its_transcript(random_model):
     seen = set()
     for seed in range(20):
         generators = [torch.Generator().manual_seed(seed * 9 + row) for row in range(4)]
-        lens = losses._trim(tokens[:3], generators[:3]).tolist()
+        lens = losses._trim(tokens[:3], generators[:3], SAMPLER.canvas_length).tolist()
         assert all(len(row) < length for row, length in zip(tokens, lens, strict=False))
         assert max(lens) <= SAMPLER.canvas_length
         seen.update(lens)
-        full = losses._trim(tokens, generators).tolist()
+        full = losses._trim(tokens, generators, SAMPLER.canvas_length).tolist()
         assert full[3] == SAMPLER.canvas_length
     assert len(seen) > 4
 
@@ -203,7 +203,7 @@ def test_compiled_losses_equal_plain_ones(random_model):
             searcher.model, searcher.prompt, SAMPLER, unrolled=0.5, compile=compiled
         )
         if compiled:
-            losses.compiled_run = torch.compile(losses._run, backend="eager", dynamic=False)
+            losses.layers = CompiledLayers(searcher.model, backend="eager")
         values.append(torch.stack(losses(audio, ["en", "de"], tokens)))
     torch.testing.assert_close(*values)
 
