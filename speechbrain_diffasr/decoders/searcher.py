@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
+from speechbrain_diffasr.decoders.candidates import CandidateRanker, find_letters
+from speechbrain_diffasr.decoders.ctc import read_canvas
 from speechbrain_diffasr.decoders.eager import EagerDenoiser
 from speechbrain_diffasr.decoders.fused import FusedDenoiser
 from speechbrain_diffasr.decoders.packing import unsupported_reason
@@ -18,6 +20,7 @@ from speechbrain_diffasr.decoders.queueing import Queue, Utterance
 BUCKET = 16
 # Waiting utterances enter when this share of a batch is free: prompts are encoded together.
 REFILL = 0.25
+STARTS = "noise", "ctc"
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +81,24 @@ class DiffusionSearcher(nn.Module):
     fp8_experts : bool
         Whether the weights of the experts are rounded to float8 when fused: half the bytes to
         read, at the price of an error. Default: False.
+    candidates : int
+        Readings of CTC that each denoised canvas is compared with; see `CandidateRanker`. The text
+        is the one that CTC and the causal half of the language model find most likely together.
+        Default: 0, the canvas as it is.
+    ctc_weight : float
+        Share of CTC's log-likelihood in that. Default: 0.5.
+    scripts : dict, optional
+        By language code, the first words of the Unicode names of its letters, such as
+        `{hi: [DEVANAGARI]}`: where the language is named, CTC, which does not know of it, reads
+        pieces in no other letters. Default: any.
+    start : str
+        What canvases start from: "noise", as the paper's, or "ctc", what CTC reads in the audio.
+        For denoisers that were trained so (`drafted`). Default: "noise".
+
+    Raises
+    ------
+    ValueError
+        If `start` is unknown, or what needs `window` is given without it.
 
     Example
     -------
@@ -101,8 +122,14 @@ class DiffusionSearcher(nn.Module):
         trim_slots=False,
         top_tokens=None,
         fp8_experts=False,
+        candidates=0,
+        ctc_weight=0.5,
+        scripts=None,
+        start="noise",
     ):
         super().__init__()
+        if start not in STARTS:
+            raise ValueError(f"start: {start!r} is unknown; expected {' or '.join(STARTS)}")
         if window is None and (tokens_per_second is not None or trim_slots):
             raise ValueError("DiffusionSearcher: tokens_per_second and trim_slots need window")
         self.model = model
@@ -115,6 +142,10 @@ class DiffusionSearcher(nn.Module):
         self.trim_slots = trim_slots
         self.top_tokens = top_tokens
         self.fp8_experts = fp8_experts
+        self.candidates, self.ctc_weight = candidates, ctc_weight
+        self.scripts = dict(scripts or {})
+        self._allowed = {}  # by language: tokens that CTC may read
+        self.start = start
         self._denoiser, self._made_for = None, None
         self._turn = None  # of the decoding that began last: all share memory
 
@@ -259,7 +290,11 @@ class DiffusionSearcher(nn.Module):
 
             for ended in self.sampler(predict, admit, steps, callback):
                 free += ended.slots.tolist()
-                yield from self._read(ended, queue)
+                for utterance, hypothesis in self._read(ended, queue):
+                    if self.candidates:
+                        with torch.autocast(device, autocast, enabled=autocast is not None):
+                            hypothesis = self._choose(utterance, hypothesis)
+                    yield hypothesis
 
     def _check_turn(self, turn):
         """Refuses to go on where another decoding has written over what this one remembers."""
@@ -279,17 +314,18 @@ class DiffusionSearcher(nn.Module):
         """Encodes the prompts of utterances and starts their canvases."""
         audio = torch.stack([utterance.audio for utterance in utterances])
         device = audio.device
-        used = None
-        if self.trim_slots:
-            used = [self._slots(utterance) for utterance in utterances]
-        tokens, lengths = self.prompt(
-            [utterance.language for utterance in utterances],
-            device=device,
-            length=kv_cache.prompt_width,
-            slots=used,
-        )
-        embeddings = self.prompt.scatter(self.model.embed(tokens), audio, used)
+        embeddings, lengths = self._embed(utterances, audio, kv_cache.prompt_width)
         kv_cache.prefill(torch.tensor(slots, device=device), embeddings, lengths)
+        canvas = None
+        if self.start == "ctc":
+            canvas = read_canvas(
+                audio,
+                self.model.head,
+                self.prompt.tokenizer.token_id(self.prompt.slot_token),
+                torch.tensor([self._filled(utterance) for utterance in utterances], device=device),
+                kv_cache.canvas_width,
+                self.prompt.tokenizer.eos_id,
+            )
         return self.sampler.start(
             keys=utterances,
             seeds=[utterance.seed for utterance in utterances],
@@ -299,10 +335,11 @@ class DiffusionSearcher(nn.Module):
             width=kv_cache.canvas_width,
             slots=slots,
             device=device,
+            canvas=canvas,
         )
 
     def _read(self, ended, queue):
-        """Hypotheses of canvases that are done; where the text fills a short one, it waits anew."""
+        """Utterances that are done, with what they say; a full short canvas waits for a longer."""
         end = self.prompt.tokenizer.eos_id
         rows = zip(
             ended.keys,
@@ -321,7 +358,51 @@ class DiffusionSearcher(nn.Module):
                 longer = min(2 * length, self.sampler.canvas_length)
                 queue.requeue(replace(utterance, canvas_length=longer))
                 continue
-            yield Hypothesis(utterance.key, tokens, log_probs[:length], entropy[:length], steps)
+            yield (
+                utterance,
+                Hypothesis(utterance.key, tokens, log_probs[:length], entropy[:length], steps),
+            )
+
+    def _choose(self, utterance, hypothesis):
+        """The best of a hypothesis and the readings of CTC."""
+        tokenizer = self.prompt.tokenizer
+        rank = CandidateRanker(
+            self.model,
+            tokenizer.token_id(self.prompt.slot_token),
+            tokenizer.eos_id,
+            self.candidates,
+            self.ctc_weight,
+        )
+        embeddings, _ = self._embed([utterance], utterance.audio[None])
+        audio = utterance.audio[: self._filled(utterance)]
+        allowed = self._readable(utterance.language)
+        best = rank(audio, embeddings, [hypothesis.tokens], allowed)[0]
+        return replace(hypothesis, tokens=best.tokens, log_probs=best.log_probs)
+
+    def _readable(self, language):
+        """Tokens that CTC may read of a language, bool [V]; None if all."""
+        if language not in self.scripts:
+            return None
+        if language not in self._allowed:
+            pieces = self.prompt.tokenizer.backend.convert_ids_to_tokens(
+                list(range(self.model.vocab_size))
+            )
+            self._allowed[language] = find_letters(pieces, self.scripts[language])
+            self._allowed[language][self.prompt.tokenizer.token_id(self.prompt.slot_token)] = True
+        return self._allowed[language]
+
+    def _embed(self, utterances, audio, length=None):
+        """Prompts with their audio [B, T, D], and the length of each [B]."""
+        used = None
+        if self.trim_slots:
+            used = [self._slots(utterance) for utterance in utterances]
+        tokens, lengths = self.prompt(
+            [utterance.language for utterance in utterances],
+            device=audio.device,
+            length=length,
+            slots=used,
+        )
+        return self.prompt.scatter(self.model.embed(tokens), audio, used), lengths
 
     def _canvas_length(self, utterance):
         """Tokens that an utterance's canvas has."""
@@ -337,8 +418,12 @@ class DiffusionSearcher(nn.Module):
         return min(_round_up(needed), longest)
 
     def _slots(self, utterance):
+        """Slots that an utterance's prompt has."""
+        return self._filled(utterance) if self.trim_slots else self.prompt.num_slots
+
+    def _filled(self, utterance):
         """Slots that an utterance's audio fills."""
-        if not self.trim_slots or utterance.seconds is None:
+        if self.window is None or utterance.seconds is None:
             return self.prompt.num_slots
         filled = math.ceil(utterance.seconds / self.window * self.prompt.num_slots)
         return max(1, min(filled, self.prompt.num_slots))

@@ -254,6 +254,30 @@ class DiffusionGemma(nn.Module):
         )
         return output.last_hidden_state, Context(cache, visible, lengths)
 
+    def follow(self, prompt, tokens):
+        """Runs the causal encoder over several continuations of one prompt, which it reads once.
+
+        Arguments
+        ---------
+        prompt : torch.Tensor
+            Embeddings, [1, T, hidden_size].
+        tokens : torch.Tensor
+            Continuations, padded on the right with anything, [N, L].
+
+        Returns
+        -------
+        hidden : torch.Tensor
+            Last hidden states of the position before each token: what predicts it,
+            [N, L, hidden_size].
+        """
+        hidden, context = self.encode(prompt)
+        cache = context.cache
+        cache.batch_repeat_interleave(len(tokens))
+        more = self.core.model.encoder.language_model(
+            inputs_embeds=self.embed(tokens[:, :-1]).to(self.core.dtype), **{_CACHE: cache}
+        ).last_hidden_state
+        return torch.cat([hidden[:, -1:].expand(len(tokens), -1, -1), more], dim=1)
+
     def denoise(
         self, canvas, context, self_conditioning=None, self_conditioning_mask=None, lengths=None
     ):

@@ -1,0 +1,252 @@
+"""Other readings of an utterance, and which of them both of its models find most likely.
+
+A denoised canvas is one reading. CTC's prefix beam gives others, near to the sounds; the language
+model, whose causal half was trained to write the transcript behind the prompt, knows which of them
+anybody would say. Both log-likelihoods are added up, as in joint decoding by CTC and attention
+(Watanabe et al., https://doi.org/10.1109/JSTSP.2017.2763455), over whole texts at once.
+"""
+
+import unicodedata
+from dataclasses import dataclass
+
+import torch
+from speechbrain.decoders.ctc import CTCPrefixBeamSearcher
+
+from speechbrain_diffasr.lobes.output_layer import head_logits, token_log_probs
+
+# Nats under which a token is not tried in a frame, and below the best that a prefix is dropped.
+TOKEN_FLOOR = -6.0
+PREFIX_FLOOR = -12.0
+# SpeechBrain's search writes text: each token becomes a character of its own, none a space.
+FIRST_CHARACTER = 0x20000
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A reading and what the models say of it.
+
+    Arguments
+    ---------
+    tokens : list of int
+    score : float
+        What candidates are ordered by, in nats.
+    ctc : float
+        Its log-likelihood by CTC; minus infinity if the frames are too few for it.
+    log_probs : torch.Tensor
+        Log probability by the language model of each token and of the end behind them, [U + 1].
+    """
+
+    tokens: list
+    score: float
+    ctc: float
+    log_probs: torch.Tensor
+
+
+def find_letters(pieces, scripts):
+    """Which pieces a language can be written with.
+
+    Arguments
+    ---------
+    pieces : list of str
+        Of a tokenizer.
+    scripts : list of str
+        First words of the Unicode names of the language's letters.
+
+    Returns
+    -------
+    allowed : torch.Tensor
+        True for pieces whose letters are all of them, or that have none, bool [V].
+
+    Example
+    -------
+    >>> find_letters(["▁the", "7", "ह", "ि", "हे a"], ["LATIN"]).tolist()
+    [True, True, False, False, False]
+    """
+
+    def is_foreign(character):
+        is_letter = unicodedata.category(character)[0] in "LM"  # or a vowel sign or an accent
+        script = unicodedata.name(character, "").split(" ")[0]
+        return is_letter and script not in (*scripts, "COMBINING")
+
+    return torch.tensor([not any(map(is_foreign, piece)) for piece in pieces])
+
+
+@torch.no_grad()
+def search_prefixes(log_probs, blank, count):
+    """What CTC finds most likely, by prefix beam search.
+
+    Arguments
+    ---------
+    log_probs : torch.Tensor
+        Of CTC, [T, V]; minus infinity for what is not to be read.
+    blank : int
+        Index of the blank.
+    count : int
+        Prefixes that are kept, and readings that are returned at most.
+
+    Returns
+    -------
+    readings : list of list of int
+        The most likely one first.
+
+    Example
+    -------
+    >>> probs = torch.tensor([[0.1, 0.6, 0.3], [0.9, 0.05, 0.05], [0.4, 0.2, 0.4]])
+    >>> search_prefixes(probs.log(), blank=0, count=3)
+    [[1], [1, 2], [2]]
+    """
+    tried = (log_probs > TOKEN_FLOOR).any(dim=0)
+    tried[log_probs.argmax(dim=1)] = True
+    tried[blank] = True
+    tokens = tried.nonzero().squeeze(1).tolist()
+    characters = [chr(FIRST_CHARACTER + place) for place in range(len(tokens))]
+    searcher = CTCPrefixBeamSearcher(
+        blank_index=tokens.index(blank),
+        vocab_list=characters,
+        spm_token=characters[tokens.index(blank)],  # begins no word, since it is never written
+        beam_size=count,
+        topk=count,
+        beam_prune_logp=PREFIX_FLOOR,
+        token_prune_min_logp=TOKEN_FLOOR,
+    )
+    (found,) = searcher(log_probs[None, :, tokens].float().cpu(), torch.ones(1))
+    return [[tokens[ord(character) - FIRST_CHARACTER] for character in one.text] for one in found]
+
+
+@torch.no_grad()
+def score_ctc(log_probs, readings, blank):
+    """Log-likelihood of readings by CTC.
+
+    Arguments
+    ---------
+    log_probs : torch.Tensor
+        [T, V].
+    readings : list of list of int
+    blank : int
+        Index of the blank; a reading that has it cannot be.
+
+    Returns
+    -------
+    scores : list of float
+        Minus infinity where the frames are too few.
+
+    Example
+    -------
+    >>> log_probs = torch.tensor([[0.5, 0.5, 0.0], [0.25, 0.5, 0.25]]).log()
+    >>> [round(score, 4) for score in score_ctc(log_probs, [[1], [1, 2], [1, 1], []], blank=0)]
+    [-0.47, -2.0794, -inf, -2.0794]
+    """
+    lens = torch.tensor([len(tokens) for tokens in readings])
+    targets = torch.full((len(readings), max(1, int(lens.max()))), blank)
+    for row, tokens in zip(targets, readings, strict=True):
+        row[: len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+    losses = torch.nn.functional.ctc_loss(
+        log_probs.float().cpu()[:, None].expand(-1, len(readings), -1),
+        targets,
+        torch.full((len(readings),), len(log_probs)),
+        lens,
+        blank=blank,
+        reduction="none",
+    )
+    impossible = torch.tensor([blank in tokens for tokens in readings])
+    return (-losses).masked_fill(impossible, -torch.inf).tolist()
+
+
+@torch.no_grad()
+def score_text(model, prompt, readings, end, chunk_size):
+    """Log probabilities of readings behind a prompt, by the causal half of a language model.
+
+    Arguments
+    ---------
+    model : DiffusionGemma
+    prompt : torch.Tensor
+        Embeddings of the prompt with its audio, [1, T, D]; it is read once.
+    readings : list of list of int
+    end : int
+        The token behind each.
+    chunk_size : int
+        Rows of logits in memory at once.
+
+    Returns
+    -------
+    log_probs : list of torch.Tensor
+        Of the tokens of each and of its end, float32 [U + 1].
+    """
+    width = 1 + max(map(len, readings))
+    rows = [[*tokens, *[end] * (width - len(tokens))] for tokens in readings]
+    tokens = torch.tensor(rows, device=prompt.device)  # [N, L]
+    hidden = model.follow(prompt, tokens)
+    lens = torch.tensor([len(tokens) + 1 for tokens in readings], device=prompt.device)
+    keep = torch.arange(width, device=prompt.device) < lens[:, None]
+    weight, softcap = model.head.weight, model.head.softcap
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    log_probs = token_log_probs(
+        flat, weight, tokens.reshape(-1, 1), keep.reshape(-1), softcap, chunk_size
+    )
+    log_probs = log_probs.view(len(readings), width).float().cpu()
+    return [row[: len(tokens) + 1] for row, tokens in zip(log_probs, readings, strict=True)]
+
+
+class CandidateRanker:
+    """Orders readings of an utterance by what CTC and the language model say of them.
+
+    Arguments
+    ---------
+    model : DiffusionGemma
+    blank : int
+        Token of a slot in which nothing is said.
+    end : int
+        End-of-text token.
+    count : int
+        Readings of CTC that are tried beside those that are given.
+    ctc_weight : float
+        Of CTC's log-likelihood; the language model's has one minus it.
+    chunk_size : int
+        Rows of logits in memory at once. Default: 256.
+    """
+
+    def __init__(self, model, blank, end, count, ctc_weight, chunk_size=256):
+        self.model, self.blank, self.end = model, blank, end
+        self.count, self.ctc_weight, self.chunk_size = count, ctc_weight, chunk_size
+
+    def __call__(self, audio, prompt, readings, allowed=None):
+        """Finds other readings and orders them all.
+
+        Arguments
+        ---------
+        audio : torch.Tensor
+            Projected audio of an utterance, [T, D], without the silence behind it.
+        prompt : torch.Tensor
+            Embeddings of its prompt, [1, P, D].
+        readings : list of list of int
+            Denoised canvases.
+        allowed : torch.Tensor, optional
+            Tokens that CTC may read, the blank among them, bool [V]. Default: all.
+
+        Returns
+        -------
+        candidates : list of Candidate
+            The most likely one first.
+        """
+        head = self.model.head
+        rows = audio.to(head.weight.dtype).split(self.chunk_size)
+        log_probs = torch.cat(
+            [head_logits(row, head.weight, head.softcap).log_softmax(dim=-1) for row in rows]
+        )
+        heard = log_probs
+        if allowed is not None:
+            heard = heard.masked_fill(~allowed.to(heard.device), -torch.inf)
+        found = [*readings, *search_prefixes(heard, self.blank, self.count)]
+        found = list(dict.fromkeys(map(tuple, found)))
+        texts = score_text(self.model, prompt, found, self.end, self.chunk_size)
+        candidates = [
+            Candidate(list(tokens), self._weigh(ctc, float(text.sum())), ctc, text)
+            for tokens, ctc, text in zip(
+                found, score_ctc(log_probs, found, self.blank), texts, strict=True
+            )
+        ]
+        return sorted(candidates, key=lambda one: one.score, reverse=True)
+
+    def _weigh(self, ctc, text):
+        """The sum of both; what CTC does not count cannot be impossible by it."""
+        return (self.ctc_weight * ctc if self.ctc_weight else 0.0) + (1 - self.ctc_weight) * text
