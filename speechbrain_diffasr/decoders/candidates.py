@@ -48,19 +48,19 @@ def find_letters(pieces, scripts):
     Arguments
     ---------
     pieces : list of str
-        Of a tokenizer.
+        Of a tokenizer; None for a token that it does not have.
     scripts : list of str
         First words of the Unicode names of the language's letters.
 
     Returns
     -------
     allowed : torch.Tensor
-        True for pieces whose letters are all of them, or that have none, bool [V].
+        True for pieces whose letters are all of them, or that have no letter, bool [V].
 
     Example
     -------
-    >>> find_letters(["▁the", "7", "ह", "ि", "हे a"], ["LATIN"]).tolist()
-    [True, True, False, False, False]
+    >>> find_letters(["▁the", "7", "ह", "ि", "हे a", None], ["LATIN"]).tolist()
+    [True, True, False, False, False, False]
     """
 
     def is_foreign(character):
@@ -68,7 +68,7 @@ def find_letters(pieces, scripts):
         script = unicodedata.name(character, "").split(" ")[0]
         return is_letter and script not in (*scripts, "COMBINING")
 
-    return torch.tensor([not any(map(is_foreign, piece)) for piece in pieces])
+    return torch.tensor([piece is not None and not any(map(is_foreign, piece)) for piece in pieces])
 
 
 @torch.no_grad()

@@ -179,6 +179,7 @@ def small_disk():
     shutil.disk_usage = lambda path: SimpleNamespace(free=1000)
 
 
+@pytest.mark.slow
 def test_the_benchmark_compares_equal_epochs(random_model, tmp_path, monkeypatch, capsys):
     write_data(tmp_path)
     monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))

@@ -151,6 +151,7 @@ def kill_and_resume(start, folder, wait_for_moment):
     return done
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_resumed(runner, tmp_path):
     write_wavs(tmp_path / "in", FILES, length=8000)
     (tmp_path / "in" / "broken.wav").write_bytes(b"RIFF")
