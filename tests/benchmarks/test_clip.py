@@ -23,6 +23,7 @@ def test_models_take_turns_behind_a_warm_up():
     assert texts == {"a": "a!", "b": "b!"}
 
 
+@pytest.mark.slow
 def test_the_table_says_what_was_heard(monkeypatch, capsys, tmp_path):
     output = tmp_path / "clip.json"
     arguments = ["clip.py", str(SAMPLE), "--runs", "2", "--steps", "2", "--output", str(output)]

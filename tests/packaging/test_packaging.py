@@ -117,6 +117,7 @@ def test_an_installation_without_its_models_says_so(installed, tmp_path):
     assert "no model came with this installation" in line and "--model FOLDER" in line
 
 
+@pytest.mark.slow
 def test_types_reach_whoever_imports_it(installed, tmp_path):
     pytest.importorskip("mypy")
     (tmp_path / "user.py").write_text(

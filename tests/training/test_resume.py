@@ -164,6 +164,7 @@ def sweep(folder):
         yield place, process.exitcode
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_of_a_save_loses_at_most_that_save(tmp_path):
     killed = 0
     for folder, code in sweep(tmp_path):
