@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from speechbrain.decoders.ctc import CTCPrefixBeamSearcher
 
+from speechbrain_diffasr.decoders.canvas import fill_canvas
 from speechbrain_diffasr.lobes.output_layer import head_logits, token_log_probs
 
 # Nats under which a token is not tried in a frame, and below the best that a prefix is dropped.
@@ -55,7 +56,7 @@ def find_letters(pieces, scripts):
     Returns
     -------
     allowed : torch.Tensor
-        True for pieces whose letters are all of them, or that have no letter, bool [V].
+        True for pieces that have no letters but these, if any, bool [V].
 
     Example
     -------
@@ -137,12 +138,9 @@ def score_ctc(log_probs, readings, blank):
     [-0.47, -2.0794, -inf, -2.0794]
     """
     lens = torch.tensor([len(tokens) for tokens in readings])
-    targets = torch.full((len(readings), max(1, int(lens.max()))), blank)
-    for row, tokens in zip(targets, readings, strict=True):
-        row[: len(tokens)] = torch.tensor(tokens, dtype=torch.long)
     losses = torch.nn.functional.ctc_loss(
         log_probs.float().cpu()[:, None].expand(-1, len(readings), -1),
-        targets,
+        fill_canvas(readings, max(1, int(lens.max())), blank),
         torch.full((len(readings),), len(log_probs)),
         lens,
         blank=blank,
@@ -173,8 +171,7 @@ def score_text(model, prompt, readings, end, chunk_size):
         Of the tokens of each and of its end, float32 [U + 1].
     """
     width = 1 + max(map(len, readings))
-    rows = [[*tokens, *[end] * (width - len(tokens))] for tokens in readings]
-    tokens = torch.tensor(rows, device=prompt.device)  # [N, L]
+    tokens = fill_canvas(readings, width, end, prompt.device)  # [N, L]
     hidden = model.follow(prompt, tokens)
     lens = torch.tensor([len(tokens) + 1 for tokens in readings], device=prompt.device)
     keep = torch.arange(width, device=prompt.device) < lens[:, None]
@@ -203,6 +200,17 @@ class CandidateRanker:
         Of CTC's log-likelihood; the language model's has one minus it.
     chunk_size : int
         Rows of logits in memory at once. Default: 256.
+
+    Example
+    -------
+    >>> from speechbrain_diffasr import DiffusionASR, default_model
+    >>> asr = DiffusionASR.from_hparams(default_model())
+    >>> model, tokenizer = asr.mods.decoder.model, asr.tokenizer
+    >>> rank = CandidateRanker(model, tokenizer.token_id("<|audio|>"), tokenizer.eos_id, 4, 0.5)
+    >>> audio = asr.encode_batch(torch.rand(1, 16000), torch.ones(1))[0]
+    >>> first, *others = rank(audio[:13], model.embed(torch.tensor([[2, 3]])), [[300, 301]])
+    >>> first.score >= max(one.score for one in others)
+    True
     """
 
     def __init__(self, model, blank, end, count, ctc_weight, chunk_size=256):

@@ -227,9 +227,9 @@ def read_canvas(audio, head, blank, lengths, width, eos, chunk_size=CTC_CHUNK):
     best = torch.cat([(row @ weight.T).argmax(dim=-1) for row in rows]).view(batch, num_frames)
     before = torch.nn.functional.pad(best[:, :-1], (1, 0), value=blank)
     inside = torch.arange(num_frames, device=audio.device) < lengths[:, None]
-    place = ((best != blank) & (best != before) & inside).cumsum(dim=1) - 1  # [B, T]
-    is_first = torch.nn.functional.pad(place[:, :-1], (1, 0), value=-1) < place
-    place = torch.where(is_first & (place < width), place, width)
+    begins = (best != blank) & (best != before) & inside  # [B, T]
+    # What has no place on the canvas is written behind it.
+    place = torch.where(begins, begins.cumsum(dim=1) - 1, width).clamp(max=width)
     canvas = torch.full((batch, width + 1), eos, device=audio.device)
     return canvas.scatter(1, place, best)[:, :width].contiguous()
 
