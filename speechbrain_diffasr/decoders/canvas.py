@@ -1,8 +1,13 @@
 """How a canvas starts, and how training corrupts one: uniform noise over the vocabulary."""
 
+import math
 from dataclasses import dataclass
 
 import torch
+
+# Prompts and canvases are padded to a multiple of so many tokens: few shapes are captured or
+# compiled, and rows are aligned for matrix products.
+BUCKET = 16
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,26 @@ def draw_noise(seeds, steps, length, vocab_size, device=None):
     tokens = (dice * vocab_size).long()
     parts = tokens[:, 0], dice[:, 1::2].contiguous(), tokens[:, 2::2].contiguous()
     return CanvasNoise(*(part.to(device, non_blocking=True) for part in parts))
+
+
+def round_up(length):
+    """The length that a prompt or a canvas is padded to.
+
+    Arguments
+    ---------
+    length : int or float
+        Tokens.
+
+    Returns
+    -------
+    length : int
+
+    Example
+    -------
+    >>> round_up(16), round_up(16.1)
+    (16, 32)
+    """
+    return math.ceil(length / BUCKET) * BUCKET
 
 
 def fill_canvas(tokens, length, eos, device=None):

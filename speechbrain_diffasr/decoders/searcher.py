@@ -10,14 +10,13 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_diffasr.decoders.candidates import CandidateRanker, find_letters
+from speechbrain_diffasr.decoders.canvas import round_up
 from speechbrain_diffasr.decoders.ctc import read_canvas
 from speechbrain_diffasr.decoders.eager import EagerDenoiser
 from speechbrain_diffasr.decoders.fused import FusedDenoiser
 from speechbrain_diffasr.decoders.packing import unsupported_reason
 from speechbrain_diffasr.decoders.queueing import Queue, Utterance
 
-# Prompts and canvases are padded to a multiple of so many tokens, so that few shapes are captured.
-BUCKET = 16
 # Waiting utterances enter when this share of a batch is free: prompts are encoded together.
 REFILL = 0.25
 STARTS = "noise", "ctc"
@@ -415,7 +414,7 @@ class DiffusionSearcher(nn.Module):
         if isinstance(rate, dict):
             rate = rate.get(utterance.language, max(rate.values()))
         needed = math.ceil(utterance.seconds * rate) + 1  # and the end-of-text token
-        return min(_round_up(needed), longest)
+        return min(round_up(needed), longest)
 
     def _slots(self, utterance):
         """Slots that an utterance's prompt has."""
@@ -430,7 +429,7 @@ class DiffusionSearcher(nn.Module):
 
     def _prompt_width(self, utterance):
         """What an utterance's prompt is padded to."""
-        return _round_up(len(self.prompt.tokens(utterance.language, self._slots(utterance))))
+        return round_up(len(self.prompt.tokens(utterance.language, self._slots(utterance))))
 
     def search(self, audio, languages=None, seeds=None, steps=None, callback=None, seconds=None):
         """Transcribes a batch.
@@ -495,10 +494,6 @@ class DiffusionSearcher(nn.Module):
         scores = (log_probs * inside).sum(dim=1)
         tokens = [one.tokens for one in hypotheses]
         return tokens, *(part.to(audio.device) for part in (lengths, scores, log_probs))
-
-
-def _round_up(number):
-    return -(-number // BUCKET) * BUCKET
 
 
 def _autocast_dtype(device):

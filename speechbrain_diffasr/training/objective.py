@@ -1,6 +1,5 @@
 """One pass of training through the recognizer: what is drawn at random, and the three losses."""
 
-import math
 import zlib
 from contextlib import nullcontext
 
@@ -8,13 +7,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
 
-from speechbrain_diffasr.decoders.canvas import corrupt_canvas, fill_canvas
+from speechbrain_diffasr.decoders.canvas import corrupt_canvas, fill_canvas, round_up
 from speechbrain_diffasr.decoders.ctc import read_canvas
 from speechbrain_diffasr.kernels.vocabulary import read_logits
 from speechbrain_diffasr.training.losses import AutoregressiveLoss, CTCLoss, DiffusionLoss
 
 IGNORED = -100
-ALIGNMENT = 16
 # Not cuDNN's, which plans anew for every shape: 10 ms a call, and seconds for the first ones.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -180,7 +178,7 @@ class LanguageModelLosses:
         width, length = self.canvas_length, None
         if compiled:
             width = self._widest(most_slots, tokens)
-            length = _round_up(self._longest(most_slots) + width + 1)
+            length = round_up(self._longest(most_slots) + width + 1)
         canvas_lens, slots = None, None
         if filled is not None:
             audio = torch.nn.functional.pad(audio, (0, 0, 0, self.prompt.num_slots - most_slots))
@@ -281,15 +279,10 @@ class LanguageModelLosses:
     def _widest(self, slots, tokens):
         """Tokens of all canvases for so many slots, unless some transcript is longer."""
         if slots < self.prompt.num_slots:
-            width = _round_up(self.canvas_length * slots / self.prompt.num_slots)
+            width = round_up(self.canvas_length * slots / self.prompt.num_slots)
             if max(map(len, tokens)) < width < self.canvas_length:
                 return width
         return self.canvas_length
-
-
-def _round_up(length):
-    """A length whose rows are aligned for matrix products."""
-    return math.ceil(length / ALIGNMENT) * ALIGNMENT
 
 
 class CompiledLayers:
