@@ -299,7 +299,7 @@ def identify_language(
     searcher : DiffusionSearcher
         Whose language model has the output layer, and whose prompt the blank.
     audio : torch.Tensor
-        Projected audio, [B, num_slots, D], from `DiffusionASR.encode_batch`.
+        Projected audio, [B, num_frames, D], from `DiffusionASR.encode_batch`.
     table : LanguageTable
         Of the model's tokens, as `DiffusionASR.language_table`.
     languages : list of str, optional

@@ -14,7 +14,7 @@ class Utterance:
     Arguments
     ---------
     audio : torch.Tensor
-        [num_slots, D].
+        [num_frames, D].
     key : object
         What the caller knows it by. Default: None.
     language : str, optional

@@ -97,7 +97,8 @@ class DiffusionSearcher(nn.Module):
     Raises
     ------
     ValueError
-        If `start` is unknown, or what needs `window` is given without it.
+        If `start` is unknown, what needs `window` is given without it, or slots are trimmed of a
+        prompt that chooses its audio.
 
     Example
     -------
@@ -131,6 +132,11 @@ class DiffusionSearcher(nn.Module):
             raise ValueError(f"start: {start!r} is unknown; expected {' or '.join(STARTS)}")
         if window is None and (tokens_per_second is not None or trim_slots):
             raise ValueError("DiffusionSearcher: tokens_per_second and trim_slots need window")
+        if trim_slots and prompt.most_blank is not None:
+            raise ValueError(
+                "trim_slots: the prompt chooses its audio (most_blank), and canvases are to begin "
+                "at the same place behind it; set trim_slots to False or most_blank to null"
+            )
         self.model = model
         self.prompt = prompt
         self.sampler = sampler
@@ -199,7 +205,7 @@ class DiffusionSearcher(nn.Module):
             That it took.
         """
         begin = time.perf_counter()
-        audio = torch.zeros(self.prompt.num_slots, self.model.hidden_size, device=self._device())
+        audio = torch.zeros(self.prompt.num_frames, self.model.hidden_size, device=self._device())
         for batch in sorted(batch_sizes, reverse=True):
             for length in seconds:
                 for language in languages:
@@ -395,11 +401,15 @@ class DiffusionSearcher(nn.Module):
         used = None
         if self.trim_slots:
             used = [self._slots(utterance) for utterance in utterances]
+        in_prompt = used
+        if self.prompt.most_blank is not None:
+            filled = torch.tensor([self._filled(one) for one in utterances], device=audio.device)
+            audio, used = self.prompt.choose(audio, self.model.head, filled)
         tokens, lengths = self.prompt(
             [utterance.language for utterance in utterances],
             device=audio.device,
             length=length,
-            slots=used,
+            slots=in_prompt,
         )
         return self.prompt.scatter(self.model.embed(tokens), audio, used), lengths
 
@@ -421,11 +431,11 @@ class DiffusionSearcher(nn.Module):
         return self._filled(utterance) if self.trim_slots else self.prompt.num_slots
 
     def _filled(self, utterance):
-        """Slots that an utterance's audio fills."""
+        """Frames that an utterance's audio fills."""
         if self.window is None or utterance.seconds is None:
-            return self.prompt.num_slots
-        filled = math.ceil(utterance.seconds / self.window * self.prompt.num_slots)
-        return max(1, min(filled, self.prompt.num_slots))
+            return self.prompt.num_frames
+        filled = math.ceil(utterance.seconds / self.window * self.prompt.num_frames)
+        return max(1, min(filled, self.prompt.num_frames))
 
     def _prompt_width(self, utterance):
         """What an utterance's prompt is padded to."""
@@ -437,7 +447,7 @@ class DiffusionSearcher(nn.Module):
         Arguments
         ---------
         audio : torch.Tensor
-            Projected audio, [B, num_slots, D].
+            Projected audio, [B, num_frames, D].
         languages : list, optional
             A code or None for each utterance. Default: the searcher's own for all.
         seeds : list, optional
@@ -471,7 +481,7 @@ class DiffusionSearcher(nn.Module):
         Arguments
         ---------
         audio : torch.Tensor
-            Projected audio, [B, num_slots, D].
+            Projected audio, [B, num_frames, D].
         wav_lens : torch.Tensor, optional
             Relative lengths, [B]. Not needed: silence fills the slots behind the audio, here as
             in training.

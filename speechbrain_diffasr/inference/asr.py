@@ -560,7 +560,7 @@ class DiffusionASR(EncoderDecoderASR):
         Returns
         -------
         audio : torch.Tensor
-            Projected audio for the slots of the prompt, [B, num_slots, D].
+            Projected audio, [B, num_frames, D].
         """
         with self._lock, torch.no_grad(), self.inference_ctx:
             return super().encode_batch(wavs, wav_lens)

@@ -4,6 +4,8 @@ from functools import cached_property
 
 import torch
 
+from speechbrain_diffasr.decoders.ctc import keep_spoken
+
 
 class AudioPrompt:
     """Builds the prompt that tells the language model to transcribe.
@@ -13,7 +15,7 @@ class AudioPrompt:
     tokenizer : Tokenizer
         Of the language model.
     num_slots : int
-        Audio embeddings in the prompt: what the projector makes of a whole window.
+        Audio embeddings in the prompt.
     template : str
         The prompt with its special tokens, and the fields {audio} and {instruction}.
     instruction : str
@@ -23,7 +25,18 @@ class AudioPrompt:
     languages : dict
         Name of each language in the instruction, by its code: `{"en": "English"}`.
     slot_token : str
-        Stands in the slots before the audio does. Default: "<|audio|>".
+        Stands in the slots before the audio does, and is CTC's blank. Default: "<|audio|>".
+    num_frames : int, optional
+        Frames that the projector makes of a whole window. Default: `num_slots`, each frame has its
+        slot.
+    most_blank : float, optional
+        Frames that CTC takes for a blank with more than this probability get no slot (`choose`).
+        Default: each frame has its slot.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer slots than frames and no `most_blank` to choose by.
 
     Example
     -------
@@ -58,9 +71,18 @@ class AudioPrompt:
         open_instruction,
         languages,
         slot_token="<|audio|>",
+        num_frames=None,
+        most_blank=None,
     ):
         self.tokenizer = tokenizer
         self.num_slots = num_slots
+        self.num_frames = num_slots if num_frames is None else num_frames
+        self.most_blank = most_blank
+        if most_blank is None and self.num_frames != num_slots:
+            raise ValueError(
+                f"num_slots: {num_slots} for {num_frames} frames; with most_blank, such as 0.95, "
+                "the prompt has slots for the frames in which something is said"
+            )
         self.template = template
         self.instruction = instruction
         self.open_instruction = open_instruction
@@ -152,6 +174,41 @@ class AudioPrompt:
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         return tokens.to(device), lengths.to(device)
 
+    def choose(self, audio, head, lengths, chunk_size=None):
+        """Leaves out the frames in which CTC hears nothing, if `most_blank` says so.
+
+        What is left are about as many slots as tokens, in their order, so that the language model
+        need not find its place among silence (as in the CTC compression of Gaido et al.,
+        https://arxiv.org/abs/2102.01578). See `keep_spoken`.
+
+        Arguments
+        ---------
+        audio : torch.Tensor
+            Projected audio, [B, T, D].
+        head : Head
+            The output layer that CTC is trained through.
+        lengths : torch.Tensor
+            Frames of each utterance, [B].
+        chunk_size : int, optional
+            Rows of logits in memory at once. Default: as many as the frames of an utterance.
+
+        Returns
+        -------
+        audio : torch.Tensor
+            [B, num_slots, D].
+        slots : torch.Tensor
+            How many of them are used, [B].
+        """
+        return keep_spoken(
+            audio,
+            head,
+            self.tokenizer.token_id(self.slot_token),
+            lengths,
+            self.num_slots,
+            self.most_blank,
+            chunk_size or audio.shape[1],
+        )
+
     def scatter(self, embeddings, audio, slots=None):
         """Puts audio into the slots.
 
@@ -178,7 +235,8 @@ class AudioPrompt:
         if audio.shape[1] != self.num_slots:
             raise ValueError(
                 f"{audio.shape[1]} audio embeddings for {self.num_slots} slots; "
-                "num_slots must be what the projector makes of a whole window"
+                "num_slots must be what the projector makes of a whole window, or num_frames, "
+                "if most_blank leaves some out"
             )
         first = self.first_slot
         most = min(self.num_slots, embeddings.shape[1] - first)

@@ -36,12 +36,19 @@ from speechbrain_diffasr.training.objective import LanguageModelLosses
 
 
 def read_texts(hparams, settings, gemma, rank):
-    """Batches of text: (audio embeddings of torn drafts, languages, tokens, filled slots)."""
+    """Batches of text: (audio of torn drafts, languages, tokens, filled frames, window).
+
+    The window is None unless the drafts have slots already.
+    """
     model = hparams["model"]
+    prompt = model["prompt"]
+    chooses = prompt.most_blank is not None
     store = DraftStore(
         path=Path(hparams["data_folder"]) / "text.csv",
         tokenizer=model["tokenizer"],
-        num_slots=model["num_slots"],
+        num_frames=prompt.num_frames,
+        num_slots=prompt.num_slots if chooses else None,
+        unsure=settings["unsure"] if chooses else 0.0,
         blank=model["tokenizer"].token_id(hparams["blank_token"]),
         canvas_length=model["canvas_length"],
         batch_size=settings["batch_size"],
@@ -58,9 +65,9 @@ def read_texts(hparams, settings, gemma, rank):
     for languages, tokens, draft, filled, most in store:
         draft = torch.from_numpy(draft).to(gemma.head.weight.device, non_blocking=True)
         audio = audio_like(draft, gemma)
-        if filled is not None:
+        if filled is not None and not chooses:
             audio = audio[:, :most]
-        yield audio, languages, tokens, filled
+        yield audio, languages, tokens, filled, most if chooses else None
 
 
 def open_ears(hparams, device, rank):
@@ -105,7 +112,7 @@ def hear_speech(ears, hparams, device):
                 mels = hparams["augment_features"](whisper.log_mel(*batch.sig), store.generator)
                 audio = projector(whisper.encode_mel(mels))
             whisper.set_window(model["window"])
-            yield audio.float(), batch.lang, batch.tokens, batch.filled
+            yield audio.float(), batch.lang, batch.tokens, batch.filled, None
 
 
 def mix(speech, text, share, seed):
@@ -196,8 +203,8 @@ def train_denoiser(arguments):
     )
 
     def loss_of(batch):
-        *batch, filled = batch
-        diffusion, autoregressive = losses(*batch, filled=filled)
+        *batch, filled, window = batch
+        diffusion, autoregressive = losses(*batch, filled=filled, window=window)
         total = diffusion + settings["autoregressive_weight"] * autoregressive
         return total, {"diffusion": diffusion, "autoregressive": autoregressive}
 

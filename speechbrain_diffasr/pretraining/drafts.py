@@ -22,19 +22,19 @@ class DraftStore:
     path : str
         CSV file with the columns lang and wrd, as collect_text.py writes it.
     tokenizer : Tokenizer
-    num_slots : int
-        Frames of a draft.
+    num_frames : int
+        Of a draft.
     blank : int
         Token of a frame in which nothing is said.
     canvas_length : int
     batch_size : int
-        Examples of all slots each.
+        Examples of all frames each.
     shares : list of list, optional
-        Shares of the slots that are used and of the batches that use them, as
+        Shares of the frames that are used and of the batches that use them, as
         `[[0.3, 0.5], [1.0, 0.5]]`: smaller ones hold more examples. Default: all use all.
     trimmed : float
-        Share of batches that say how many slots are filled, among those of all slots; all others
-        do. Default: 0.
+        Share of batches that say how many frames are filled, among those of all frames; all others
+        do, and all if there is `num_slots`. Default: 0.
     join : float
         Share of examples made of several lines.
     max_wrong : float
@@ -42,13 +42,18 @@ class DraftStore:
     neighbours : numpy.ndarray, optional
         Tokens that are taken for each other, [V, N]; half of the wrong ones are of these.
     seed : int
+    num_slots : int, optional
+        Only frames with a piece stay, and some that CTC is not sure of, so many at most. Default:
+        all frames.
+    unsure : float
+        Largest share of the other frames that stay.
     """
 
     def __init__(
         self,
         path,
         tokenizer,
-        num_slots,
+        num_frames,
         blank,
         canvas_length,
         batch_size,
@@ -58,6 +63,8 @@ class DraftStore:
         seed=0,
         shares=None,
         trimmed=0.0,
+        num_slots=None,
+        unsure=0.0,
     ):
         self.shares, self.trimmed = dict(shares or [[1.0, 1.0]]), trimmed
         if max(self.shares) > 1:
@@ -74,9 +81,10 @@ class DraftStore:
         ]
         self.vocab_size = len(tokenizer)
         self.eos = tokenizer.eos_id
-        self.num_slots, self.blank, self.canvas_length = num_slots, blank, canvas_length
+        self.num_frames, self.blank, self.canvas_length = num_frames, blank, canvas_length
         self.batch_size, self.join, self.max_wrong = batch_size, join, max_wrong
         self.neighbours = neighbours
+        self.num_slots, self.unsure = num_slots, unsure
         self.rng, self.dice = np.random.default_rng(seed), random.Random(seed)
 
     def _line(self, longest):
@@ -101,15 +109,16 @@ class DraftStore:
         languages : list of str
         tokens : list of list of int
         draft : numpy.ndarray
-            Token of each frame, [B, num_slots].
+            Token of each frame, [B, num_frames], or of each that stays, [B, num_slots].
         filled : list of int or None
-            Frames up to the last piece, or a few more; None if the prompts have slots for all.
+            Frames up to the last piece, or a few more, or those that stay; None if the prompts have
+            slots for all.
         most : int
             Frames that any draft of such a batch can fill.
         """
         (share,) = self.dice.choices(list(self.shares), list(self.shares.values()))
-        num_slots = round(self.num_slots * share)
-        longest = min(self.canvas_length, int((num_slots - MAX_LEAD) / MIN_PACE))
+        num_frames = round(self.num_frames * share)
+        longest = min(self.canvas_length, int((num_frames - MAX_LEAD) / MIN_PACE))
         batch_size = int(self.batch_size / share)
         examples = [self._line(longest) for _ in range(batch_size)]
         size = batch_size, longest
@@ -128,23 +137,39 @@ class DraftStore:
         tokens = np.where(dice > 1 - wrong * 3 / 4, others, tokens)
         # Pieces follow each other every `pace` frames on average, as far as there is room.
         pace = self.rng.uniform(MIN_PACE, MAX_PACE, (batch_size, 1))
-        pace = np.minimum(pace, (num_slots - MAX_LEAD) / np.maximum(lens, 1)[:, None])
+        pace = np.minimum(pace, (num_frames - MAX_LEAD) / np.maximum(lens, 1)[:, None])
         # At least one frame apart, so that none is lost.
         place = np.arange(longest) * pace + self.rng.uniform(0, 1, size) * (pace - 1)
-        place = np.minimum(place + self.rng.uniform(0, MAX_LEAD, (batch_size, 1)), num_slots - 1)
-        place = np.where(inside, place, num_slots).astype(int)
-        draft = np.full((batch_size, self.num_slots + 2), self.blank)
+        place = np.minimum(place + self.rng.uniform(0, MAX_LEAD, (batch_size, 1)), num_frames - 1)
+        place = np.where(inside, place, num_frames).astype(int)
+        draft = np.full((batch_size, self.num_frames + 2), self.blank)
         rows = np.arange(batch_size)[:, None]
         twice = inside & (self.rng.random(size) < 0.2)
-        draft[rows, np.where(twice, place + 1, num_slots)] = tokens
+        draft[rows, np.where(twice, place + 1, num_frames)] = tokens
         draft[rows, place] = tokens
-        draft[:, num_slots:] = self.blank
+        draft[:, num_frames:] = self.blank
         filled = None
-        if share < 1 or self.dice.random() < self.trimmed:
+        if share < 1 or self.num_slots or self.dice.random() < self.trimmed:
             last = np.where(inside, place, 0).max(axis=1) + self.rng.integers(1, 8, batch_size)
-            filled = np.minimum(last, num_slots).tolist()
+            filled = np.minimum(last, num_frames).tolist()
+        draft = draft[:, : self.num_frames]
+        if self.num_slots:
+            draft, filled = self._pack(draft, filled)
         languages, texts = (list(column) for column in zip(*examples, strict=True))
-        return languages, texts, draft[:, : self.num_slots], filled, num_slots
+        return languages, texts, draft, filled, num_frames
+
+    def _pack(self, draft, filled):
+        """The frames that get a slot, [B, num_slots], and how many there are."""
+        share = self.rng.uniform(0, self.unsure, (len(draft), 1))
+        keep = (draft != self.blank) | (self.rng.random(draft.shape) < share)
+        keep &= np.arange(self.num_frames) < np.array(filled)[:, None]
+        order = np.argsort(~keep, axis=1, kind="stable")
+        packed = np.where(
+            np.take_along_axis(keep, order, axis=1),
+            np.take_along_axis(draft, order, axis=1),
+            self.blank,
+        )
+        return packed[:, : self.num_slots], keep.sum(axis=1).clip(max=self.num_slots).tolist()
 
     def __iter__(self):
         while True:
@@ -180,13 +205,13 @@ def audio_like(draft, model):
     Arguments
     ---------
     draft : torch.Tensor
-        Token of each frame, [B, num_slots].
+        Token of each frame, [B, num_frames].
     model : DiffusionGemma
 
     Returns
     -------
     audio : torch.Tensor
-        [B, num_slots, D].
+        [B, num_frames, D].
     """
     other = torch.randint(model.vocab_size, draft.shape, device=draft.device)
     share = 0.5 * torch.rand((*draft.shape, 1), device=draft.device) ** 2

@@ -52,7 +52,7 @@ def make_store(hparams, device, settings, window=None, fold=None, seed=0):
         device=device,
         batch_size=settings["batch_size"],
         window=window,
-        num_slots=round(model["num_slots"] * window / model["window"]),
+        num_frames=round(model["prompt"].num_frames * window / model["window"]),
         max_tokens=model["canvas_length"],
         augment=hparams["augment"],
         join=settings["join"],

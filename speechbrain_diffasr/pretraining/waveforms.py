@@ -33,7 +33,7 @@ class Batch:
     duration : list of float
         Seconds.
     filled : list of int or None
-        Slots up to the end of what was recorded; None if the prompts have slots for all.
+        Frames up to the end of what was recorded; None if the prompts are to have slots for all.
     """
 
     id: list
@@ -98,10 +98,10 @@ class WaveformStore(torch.utils.data.IterableDataset):
         Seconds, at most `window`, and shares of batches, as `[[5, 0.5], [15, 0.5]]`: shorter ones
         hold more utterances, but no longer ones. Default: all are `window`.
     trimmed : float
-        Share of batches that say how many slots are filled, among those of the whole window; all
+        Share of batches that say how many frames are filled, among those of the whole window; all
         others do. Default: 0.
-    num_slots : int
-        Audio embeddings of a whole window.
+    num_frames : int
+        Of a whole window, as the projector makes them.
     max_tokens : int
         Longest transcript of an example.
     augment : WaveformAugmenter
@@ -129,7 +129,7 @@ class WaveformStore(torch.utils.data.IterableDataset):
         device,
         batch_size,
         window,
-        num_slots,
+        num_frames,
         max_tokens,
         augment,
         join=0.5,
@@ -188,7 +188,7 @@ class WaveformStore(torch.utils.data.IterableDataset):
         }
         self.device = device
         self.batch_size = batch_size
-        self.num_slots = num_slots
+        self.num_frames = num_frames
         self.max_tokens, self.empty, self.join = max_tokens, empty, join
         self.max_pause, self.max_lead = max_pause, max_lead
         self.rng = random.Random(seed)
@@ -266,8 +266,8 @@ class WaveformStore(torch.utils.data.IterableDataset):
             ]
         filled = None
         if window < self.window or self.rng.random() < self.trimmed:
-            slots = ends[:, 0] / (self.window * self.sample_rate) * self.num_slots
-            filled = slots.ceil().long().tolist()
+            frames = ends[:, 0] / (self.window * self.sample_rate) * self.num_frames
+            filled = frames.ceil().long().tolist()
         return Batch(
             id=[self.rows[i]["ID"] for i in first],
             sig=PaddedData(wavs, torch.ones(batch_size, device=self.device)),

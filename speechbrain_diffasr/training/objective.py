@@ -138,13 +138,13 @@ class LanguageModelLosses:
         self.autoregressive = AutoregressiveLoss(chunk_size, IGNORED)
         self.layers = CompiledLayers(model) if compile else None
 
-    def __call__(self, audio, languages, tokens, seeds=None, filled=None):
+    def __call__(self, audio, languages, tokens, seeds=None, filled=None, window=None):
         """Computes both losses.
 
         Arguments
         ---------
         audio : torch.Tensor
-            Projected audio, [B, num_slots, D]; with `filled`, of fewer slots if no utterance of
+            Projected audio, [B, num_frames, D]; with `filled`, of fewer frames if no utterance of
             such a batch can fill more.
         languages : list
             A code or None for each utterance.
@@ -154,9 +154,12 @@ class LanguageModelLosses:
             Of all that is drawn at random for each utterance: corruption, whether it sees a first
             guess, whether its language is named. Default: torch's own generator decides.
         filled : list of int, optional
-            Slots that the audio of each fills. If given, the batch is as decoding with `trim_slots`
-            and `tokens_per_second` makes it: with slots for the audio only, and canvases of any
-            length that holds the transcript.
+            Frames that the audio of each fills. If given, the batch is as decoding with `trim_slots`
+            and `tokens_per_second` makes it: with slots for the audio only, unless the prompt
+            chooses what has one, and canvases of any length that holds the transcript.
+        window : int, optional
+            Frames of such a batch at most, if its audio was chosen already: it is then
+            [B, num_slots, D], of which each fills `filled`.
 
         Returns
         -------
@@ -174,27 +177,40 @@ class LanguageModelLosses:
         ]
         transcripts = [[*row, eos] for row in tokens]
         compiled = self.layers is not None and torch.is_grad_enabled()
-        most_slots = audio.shape[1]
+        chooses = self.prompt.most_blank is not None
+        most_frames = window or audio.shape[1]
         width, length = self.canvas_length, None
         if compiled:
-            width = self._widest(most_slots, tokens)
-            length = round_up(self._longest(most_slots) + width + 1)
-        canvas_lens, slots = None, None
+            width = self._widest(most_frames, tokens)
+            longest = self._longest(self.prompt.num_slots if chooses else most_frames)
+            length = round_up(longest + width + 1)
+        frames = audio
+        canvas_lens, slots, filled_frames = None, None, None
         if filled is not None:
-            audio = torch.nn.functional.pad(audio, (0, 0, 0, self.prompt.num_slots - most_slots))
-            slots = [max(1, min(own, most_slots)) for own in filled]
+            filled_frames = [max(1, min(own, audio.shape[1])) for own in filled]
             canvas_lens = self._trim(tokens, generators, width)
             width = width if compiled else int(canvas_lens.max())
+            if not chooses:
+                slots = filled_frames
+                audio = torch.nn.functional.pad(
+                    audio, (0, 0, 0, self.prompt.num_slots - most_frames)
+                )
+            canvas_lens, filled_frames = canvas_lens.to(device), torch.tensor(filled_frames)
         sequence, lengths = self.prompt(languages, transcripts, device, length, slots)
-        if slots is not None:
-            slots, canvas_lens = torch.tensor(slots).to(device), canvas_lens.to(device)
+        if filled_frames is None:
+            filled_frames = torch.full((len(tokens),), audio.shape[1])
+        filled_frames = filled_frames.to(device)
+        if chooses and window is None:
+            audio, slots = self.prompt.choose(audio, model.head, filled_frames, self.rows)
+        elif filled is not None:
+            slots = filled_frames
         canvas = fill_canvas(tokens, width, eos, device)
         noisy, _, _ = corrupt_canvas(
             canvas, model.vocab_size, generators, self.min_rate, self.max_rate
         )
         if self.drafted > 0:
             is_draft = _rand(len(tokens), 1, generators) < self.drafted
-            draft = self._read(audio[:, :most_slots], slots, width, generators)
+            draft = self._read(frames, filled_frames, width, generators)
             noisy = torch.where(is_draft.to(device), draft, noisy)
         informed = (dice[:, 1] < self.self_conditioning).to(device)
         step = None
@@ -221,13 +237,11 @@ class LanguageModelLosses:
         own = least + (longest - least) * (2 * dice[:, 1]).clamp(max=1.0)
         return own.floor().long().clamp(max=most)
 
-    def _read(self, audio, slots, width, generators):
+    def _read(self, audio, lengths, width, generators):
         """What CTC reads, corrupted, [B, C]."""
         model = self.model
-        if slots is None:
-            slots = torch.full((len(audio),), audio.shape[1], device=audio.device)
         eos = self.prompt.tokenizer.eos_id
-        canvas = read_canvas(audio, model.head, self.blank, slots, width, eos, self.rows)
+        canvas = read_canvas(audio, model.head, self.blank, lengths, width, eos, self.rows)
         return corrupt_canvas(canvas, model.vocab_size, generators, 0.0, self.draft_rate)[0]
 
     def _draw_step(self, canvas, generators):
@@ -276,10 +290,10 @@ class LanguageModelLosses:
         languages = [None, *self.prompt.languages]
         return max(len(self.prompt.tokens(one, slots)) for one in languages)
 
-    def _widest(self, slots, tokens):
-        """Tokens of all canvases for so many slots, unless some transcript is longer."""
-        if slots < self.prompt.num_slots:
-            width = round_up(self.canvas_length * slots / self.prompt.num_slots)
+    def _widest(self, frames, tokens):
+        """Tokens of all canvases for so many frames, unless some transcript is longer."""
+        if frames < self.prompt.num_frames:
+            width = round_up(self.canvas_length * frames / self.prompt.num_frames)
             if max(map(len, tokens)) < width < self.canvas_length:
                 return width
         return self.canvas_length
@@ -383,7 +397,7 @@ class RecognizerLosses(torch.nn.Module):
         Returns
         -------
         audio : torch.Tensor
-            [B, num_slots, D].
+            [B, num_frames, D].
         """
         if frames is not None:
             return self.encoder.projector(frames)
@@ -401,7 +415,7 @@ class RecognizerLosses(torch.nn.Module):
         seeds : list of int, optional
             Of all that is drawn at random for each utterance.
         filled : list of int, optional
-            Slots that the audio of each fills.
+            Frames that the audio of each fills.
         **audio : dict
             For `embed_audio`.
 
@@ -418,7 +432,7 @@ class RecognizerLosses(torch.nn.Module):
         Arguments
         ---------
         audio : torch.Tensor
-            [B, num_slots, D].
+            [B, num_frames, D].
         languages, tokens, seeds, filled
             As for `forward`.
 
@@ -426,17 +440,17 @@ class RecognizerLosses(torch.nn.Module):
         -------
         parts : dict
             Scalars: diffusion (nats per position), autoregressive and ctc (nats per token), and
-            how many transcripts were infeasible, too long for the slots.
+            how many transcripts were infeasible, too long for the frames.
         """
         diffusion, autoregressive = self.language_model(audio, languages, tokens, seeds, filled)
         lens = torch.tensor([len(row) for row in tokens])
         targets = pad_sequence([torch.tensor(row, dtype=torch.long) for row in tokens], True)
-        slots = torch.full_like(lens, audio.shape[1])
+        frames = torch.full_like(lens, audio.shape[1])
         ctc, infeasible = self.ctc(
             audio,
             self.decoder.model.head,
             targets.to(audio.device),
-            slots.to(audio.device),
+            frames.to(audio.device),
             lens.to(audio.device),
         )
         # What each mean is taken over: utterances, tokens with their end, feasible utterances.

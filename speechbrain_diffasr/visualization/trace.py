@@ -162,7 +162,7 @@ def explain(asr, wav, language=None, steps=None, seed=None):
     max_steps = sampler.check_steps(steps)
     duration = len(wav) / asr.sample_rate
     recorder = Recorder()
-    audio = asr.encode_batch(wav[None], torch.ones(1))  # [1, num_slots, D]
+    audio = asr.encode_batch(wav[None], torch.ones(1))  # [1, num_frames, D]
     with torch.no_grad(), asr.inference_ctx:
         (found,) = decoder.search(
             audio,

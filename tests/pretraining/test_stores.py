@@ -40,7 +40,7 @@ def corpus(tmp_path):
 
 
 def make(corpus, tokenizer, **settings):
-    settings = {"batch_size": 6, "window": 5.0, "num_slots": 50, "max_tokens": 48} | settings
+    settings = {"batch_size": 6, "window": 5.0, "num_frames": 50, "max_tokens": 48} | settings
     return WaveformStore([corpus], tokenizer, "cpu", augment=PLAIN, **settings)
 
 

@@ -19,7 +19,7 @@ RECIPE = REPOSITORY / "recipes" / "BaseModel"
 RELEASED = REPOSITORY / "pretrained" / "diffasr-base"
 collect = load_recipe("BaseModel", "collect_data.py")
 SIZES = {"encoder_width": 32, "hidden_size": 32, "vocab_size": 500}
-SIZES |= {"window": 2.0, "num_slots": 25, "canvas_length": 24}
+SIZES |= {"window": 2.0, "num_frames": 25, "num_slots": 16, "canvas_length": 24}
 VOICES = [f"voice{number}" for number in range(6)]
 TEXTS = ["ab cd", "hi jk", "cd ab", "jk", "efg hi", "ab"]
 WINDOWS = [[1.2, 0.5], [2.0, 0.5]]
@@ -143,7 +143,7 @@ def test_the_released_model_is_what_the_recipe_describes():
     assert weight.shape == (model["vocab_size"], model["hidden_size"])
     assert len(model["tokenizer"]) <= model["vocab_size"]
     frames = model["whisper"](noise(1.0)[None])
-    assert model["projector"](frames).shape == (1, model["num_slots"], model["hidden_size"])
+    assert model["projector"](frames).shape == (1, model["prompt"].num_frames, model["hidden_size"])
     prompt = model["prompt"]
     assert all(len(prompt.tokens(language)) < 210 for language in model["languages"])
 
