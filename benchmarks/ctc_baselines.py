@@ -8,20 +8,20 @@ wrd. Weight and bonus are not tuned.
 
 import argparse
 import json
-from collections import defaultdict
 from pathlib import Path
 
 import torch
-from ngram import NGram, search
 from tqdm import tqdm
 
 from speechbrain_diffasr import DiffusionASR, default_model
 from speechbrain_diffasr.dataio import read_rows
-from speechbrain_diffasr.dataio.tables import open_table
 from speechbrain_diffasr.decoders.ctc import frame_seconds
+from speechbrain_diffasr.decoders.ngram import TokenNGram
+from speechbrain_diffasr.decoders.prefixes import Taste, search_prefixes
 from speechbrain_diffasr.evaluation.evaluate import score
 from speechbrain_diffasr.evaluation.metrics import main_kind
 from speechbrain_diffasr.lobes.output_layer import head_logits
+from speechbrain_diffasr.pretraining import count_ngrams
 from speechbrain_diffasr.text.normalizers import make_normalizer
 
 
@@ -42,20 +42,6 @@ def read_greedily(log_probs, blank):
     return [token for token in path if token != blank]
 
 
-def train_ngrams(path, tokenizer, order):
-    """N-grams by language of a CSV file of lines."""
-    lines = defaultdict(list)
-    with open_table(path) as rows:
-        for row in rows:
-            lines[row["lang"]].append(row["wrd"])
-    return {
-        language: NGram(
-            tokenizer.backend(texts, add_special_tokens=False)["input_ids"], tokenizer.eos_id, order
-        )
-        for language, texts in tqdm(lines.items(), desc="Counting")
-    }
-
-
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -68,7 +54,6 @@ def main():
     add("--weight", type=float, default=0.6, help="of their logarithms (default: %(default)s)")
     add("--bonus", type=float, default=1.2, help="for each token (default: %(default)s)")
     add("--beam", type=int, default=24, help="prefixes kept (default: %(default)s)")
-    add("--top", type=int, default=24, help="tokens tried in a frame (default: %(default)s)")
     add("--normalizer", default="whisper", help="default: %(default)s")
     add("--overrides", default="", help="of the model's YAML, such as 'fresh: [adapter]'")
     add("--output", help="JSON of the rates and of every reading")
@@ -77,14 +62,17 @@ def main():
     asr = DiffusionASR.from_hparams(args.model, overrides=args.overrides)
     tokenizer = asr.tokenizer
     blank = tokenizer.token_id(asr.mods.decoder.prompt.slot_token)
-    ngrams = train_ngrams(args.text, tokenizer, args.order) if args.text else {}
-    readings = {"greedy": [], "n-gram": []} if ngrams else {"greedy": []}
+    readings = {"greedy": []}
+    ngram = TokenNGram(args.order)
+    if args.text:
+        readings["n-gram"] = []
+        count_ngrams(args.text, tokenizer, ngram, [1] * args.order)
     for row in tqdm(read_rows(args.csv), desc="Reading"):
         log_probs = hear(asr, row["wav"])
         tokens = {"greedy": read_greedily(log_probs, blank)}
-        if ngrams:
-            settings = (args.weight, args.bonus, args.beam, args.top)
-            tokens["n-gram"] = search(log_probs, blank, ngrams[row["lang"]], *settings)
+        if args.text:
+            taste = Taste(ngram, row["lang"], args.weight, args.bonus)
+            tokens["n-gram"] = search_prefixes(log_probs, blank, args.beam, taste)[0]
         for name, found in readings.items():
             text = tokenizer.decode_ids(tokens[name])
             utterance = {"ID": row["ID"], "language": row["lang"], "reference": row["wrd"]}

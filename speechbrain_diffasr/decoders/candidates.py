@@ -1,25 +1,23 @@
-"""Other readings of an utterance, and which of them both of its models find most likely.
+"""Other readings of an utterance, and which of them its models find most likely together.
 
-A denoised canvas is one reading. CTC's prefix beam gives others, near to the sounds; the language
-model, whose causal half was trained to write the transcript behind the prompt, knows which of them
-anybody would say. Both log-likelihoods are added up, as in joint decoding by CTC and attention
-(Watanabe et al., https://doi.org/10.1109/JSTSP.2017.2763455), over whole texts at once.
+A denoised canvas is one reading. CTC's prefix beam gives others, near to the sounds, and with
+n-grams to what is usually said; the language model, whose causal half was trained to write the
+transcript behind the prompt, knows which of them anybody would say. Their log-likelihoods are added
+up, as in joint decoding by CTC and attention (Watanabe et al.,
+https://doi.org/10.1109/JSTSP.2017.2763455), over whole texts at once.
 """
 
 import unicodedata
 from dataclasses import dataclass
 
 import torch
-from speechbrain.decoders.ctc import CTCPrefixBeamSearcher
 
 from speechbrain_diffasr.decoders.canvas import fill_canvas
+from speechbrain_diffasr.decoders.prefixes import Taste, search_prefixes
 from speechbrain_diffasr.lobes.output_layer import head_logits, token_log_probs
 
-# Nats under which a token is not tried in a frame, and below the best that a prefix is dropped.
-TOKEN_FLOOR = -6.0
-PREFIX_FLOOR = -12.0
-# SpeechBrain's search writes text: each token becomes a character of its own, none a space.
-FIRST_CHARACTER = 0x20000
+# Of CTC in the search, which has no other evidence.
+LEAST_WEIGHT = 0.1
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,8 @@ class Candidate:
         What candidates are ordered by, in nats.
     ctc : float
         Its log-likelihood by CTC; minus infinity if the frames are too few for it.
+    ngram : float
+        By n-grams; 0 without any.
     log_probs : torch.Tensor
         Log probability by the language model of each token and of the end behind them, [U + 1].
     """
@@ -40,6 +40,7 @@ class Candidate:
     tokens: list
     score: float
     ctc: float
+    ngram: float
     log_probs: torch.Tensor
 
 
@@ -70,48 +71,6 @@ def find_letters(pieces, scripts):
         return is_letter and script not in (*scripts, "COMBINING")
 
     return torch.tensor([piece is not None and not any(map(is_foreign, piece)) for piece in pieces])
-
-
-@torch.no_grad()
-def search_prefixes(log_probs, blank, count):
-    """What CTC finds most likely, by prefix beam search.
-
-    Arguments
-    ---------
-    log_probs : torch.Tensor
-        Of CTC, [T, V]; minus infinity for what is not to be read.
-    blank : int
-        Index of the blank.
-    count : int
-        Prefixes that are kept, and readings that are returned at most.
-
-    Returns
-    -------
-    readings : list of list of int
-        The most likely one first.
-
-    Example
-    -------
-    >>> probs = torch.tensor([[0.1, 0.6, 0.3], [0.9, 0.05, 0.05], [0.4, 0.2, 0.4]])
-    >>> search_prefixes(probs.log(), blank=0, count=3)
-    [[1], [1, 2], [2]]
-    """
-    tried = (log_probs > TOKEN_FLOOR).any(dim=0)
-    tried[log_probs.argmax(dim=1)] = True
-    tried[blank] = True
-    tokens = tried.nonzero().squeeze(1).tolist()
-    characters = [chr(FIRST_CHARACTER + place) for place in range(len(tokens))]
-    searcher = CTCPrefixBeamSearcher(
-        blank_index=tokens.index(blank),
-        vocab_list=characters,
-        spm_token=characters[tokens.index(blank)],  # begins no word, since it is never written
-        beam_size=count,
-        topk=count,
-        beam_prune_logp=PREFIX_FLOOR,
-        token_prune_min_logp=TOKEN_FLOOR,
-    )
-    (found,) = searcher(log_probs[None, :, tokens].float().cpu(), torch.ones(1))
-    return [[tokens[ord(character) - FIRST_CHARACTER] for character in one.text] for one in found]
 
 
 @torch.no_grad()
@@ -185,7 +144,9 @@ def score_text(model, prompt, readings, end, chunk_size):
 
 
 class CandidateRanker:
-    """Orders readings of an utterance by what CTC and the language model say of them.
+    """Orders readings of an utterance by what its models say of them.
+
+    The score of a text is w · log p_CTC + (1 - w) · log p_causal + v · log p_ngram + b · tokens.
 
     Arguments
     ---------
@@ -197,7 +158,13 @@ class CandidateRanker:
     count : int
         Readings of CTC that are tried beside those that are given.
     ctc_weight : float
-        Of CTC's log-likelihood; the language model's has one minus it.
+        w, of CTC's log-likelihood; the language model's has one minus it.
+    ngram : TokenNGram, optional
+        What is usually said. Default: none.
+    ngram_weight : float
+        v. Default: 0.
+    token_bonus : float
+        b, in nats, against the taste of n-grams for short texts. Default: 0.
     chunk_size : int
         Rows of logits in memory at once. Default: 256.
 
@@ -213,11 +180,24 @@ class CandidateRanker:
     True
     """
 
-    def __init__(self, model, blank, end, count, ctc_weight, chunk_size=256):
+    def __init__(
+        self,
+        model,
+        blank,
+        end,
+        count,
+        ctc_weight,
+        ngram=None,
+        ngram_weight=0.0,
+        token_bonus=0.0,
+        chunk_size=256,
+    ):
         self.model, self.blank, self.end = model, blank, end
         self.count, self.ctc_weight, self.chunk_size = count, ctc_weight, chunk_size
+        self.ngram = ngram if ngram_weight else None
+        self.ngram_weight, self.token_bonus = ngram_weight, token_bonus
 
-    def __call__(self, audio, prompt, readings, allowed=None):
+    def __call__(self, audio, prompt, readings, allowed=None, language=None):
         """Finds other readings and orders them all.
 
         Arguments
@@ -230,6 +210,9 @@ class CandidateRanker:
             Denoised canvases.
         allowed : torch.Tensor, optional
             Tokens that CTC may read, the blank among them, bool [V]. Default: all.
+        language : str, optional
+            Of the n-grams. Default: the one that CTC's reading is likeliest in. In a language that
+            they do not have they say nothing.
 
         Returns
         -------
@@ -244,17 +227,40 @@ class CandidateRanker:
         heard = log_probs
         if allowed is not None:
             heard = heard.masked_fill(~allowed.to(heard.device), -torch.inf)
-        found = [*readings, *search_prefixes(heard, self.blank, self.count)]
+        taste = self._taste(heard, language)
+        found = [*readings, *search_prefixes(heard, self.blank, self.count, taste)]
         found = list(dict.fromkeys(map(tuple, found)))
-        texts = score_text(self.model, prompt, found, self.end, self.chunk_size)
+        usual = [0.0] * len(found)
+        if taste is not None:
+            usual = self.ngram.score(taste.language, found)
         candidates = [
-            Candidate(list(tokens), self._weigh(ctc, float(text.sum())), ctc, text)
-            for tokens, ctc, text in zip(
-                found, score_ctc(log_probs, found, self.blank), texts, strict=True
+            Candidate(
+                list(tokens), self._weigh(tokens, ctc, float(text.sum()), ngram), ctc, ngram, text
+            )
+            for tokens, ctc, text, ngram in zip(
+                found,
+                score_ctc(log_probs, found, self.blank),
+                score_text(self.model, prompt, found, self.end, self.chunk_size),
+                usual,
+                strict=True,
             )
         ]
         return sorted(candidates, key=lambda one: one.score, reverse=True)
 
-    def _weigh(self, ctc, text):
-        """The sum of both; what CTC does not count cannot be impossible by it."""
-        return (self.ctc_weight * ctc if self.ctc_weight else 0.0) + (1 - self.ctc_weight) * text
+    def _taste(self, log_probs, language):
+        """What the search is to prefer, in nats of CTC's."""
+        if self.ngram is None:
+            return None
+        if language is None:
+            (reading, *_) = search_prefixes(log_probs, self.blank, 1)
+            language = self.ngram.guess_language(reading)
+        if language not in self.ngram.languages:
+            return None
+        scale = max(self.ctc_weight, LEAST_WEIGHT)
+        return Taste(self.ngram, language, self.ngram_weight / scale, self.token_bonus / scale)
+
+    def _weigh(self, tokens, ctc, text, ngram):
+        """The sum; what CTC does not count cannot be impossible by it."""
+        heard = self.ctc_weight * ctc if self.ctc_weight else 0.0
+        read = (1 - self.ctc_weight) * text
+        return heard + read + self.ngram_weight * ngram + self.token_bonus * len(tokens)

@@ -86,6 +86,12 @@ class DiffusionSearcher(nn.Module):
         Default: 0, the canvas as it is.
     ctc_weight : float
         Share of CTC's log-likelihood in that. Default: 0.5.
+    ngram : TokenNGram, optional
+        N-grams that have a say in that, too, and in which readings there are. Default: none.
+    ngram_weight : float
+        Their say. Default: 0.
+    token_bonus : float
+        Nats for each token, against their taste for short texts. Default: 0.
     scripts : dict, optional
         By language code, the first words of the Unicode names of its letters, such as
         `{hi: [DEVANAGARI]}`: where the language is named, CTC, which does not know of it, reads
@@ -124,6 +130,9 @@ class DiffusionSearcher(nn.Module):
         fp8_experts=False,
         candidates=0,
         ctc_weight=0.5,
+        ngram=None,
+        ngram_weight=0.0,
+        token_bonus=0.0,
         scripts=None,
         start="noise",
     ):
@@ -148,6 +157,7 @@ class DiffusionSearcher(nn.Module):
         self.top_tokens = top_tokens
         self.fp8_experts = fp8_experts
         self.candidates, self.ctc_weight = candidates, ctc_weight
+        self.ngram, self.ngram_weight, self.token_bonus = ngram, ngram_weight, token_bonus
         self.scripts = dict(scripts or {})
         self._allowed = {}  # by language: tokens that CTC may read
         self.start = start
@@ -377,11 +387,14 @@ class DiffusionSearcher(nn.Module):
             tokenizer.eos_id,
             self.candidates,
             self.ctc_weight,
+            self.ngram,
+            self.ngram_weight,
+            self.token_bonus,
         )
         embeddings, _ = self._embed([utterance], utterance.audio[None])
         audio = utterance.audio[: self._filled(utterance)]
         allowed = self._readable(utterance.language)
-        best = rank(audio, embeddings, [hypothesis.tokens], allowed)[0]
+        (best, *_) = rank(audio, embeddings, [hypothesis.tokens], allowed, utterance.language)
         return replace(hypothesis, tokens=best.tokens, log_probs=best.log_probs)
 
     def _readable(self, language):

@@ -20,6 +20,7 @@ from speechbrain.utils.fetching import FetchFrom, FetchSource, fetch, guess_sour
 from speechbrain.utils.parameter_transfer import Pretrainer
 
 from speechbrain_diffasr.decoders.language_id import LANGUAGE_FILE, LanguageTable
+from speechbrain_diffasr.decoders.ngram import TokenNGram
 from speechbrain_diffasr.inference.eight_bits import from_eight_bits, to_eight_bits
 from speechbrain_diffasr.lobes.tokenizer import Tokenizer
 from speechbrain_diffasr.utils.atomic import write_atomically
@@ -134,6 +135,7 @@ PARTS = {
             "adapter_model.safetensors", "adapter_state_dict", "load_adapter_state_dict"
         )
     ),
+    "ngram": Part("ngram.safetensors", TokenNGram.load, lambda part, path, _: part.save(path)),
     "language": Part(LANGUAGE_FILE, LanguageSlot.load, lambda part, path, _: part.save(path)),
 }
 FILENAMES = {name: part.filename for name, part in PARTS.items()}

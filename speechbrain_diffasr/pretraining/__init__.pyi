@@ -5,6 +5,7 @@ from .denoiser import train_denoiser as train_denoiser
 from .drafts import DraftStore as DraftStore
 from .encoder import train_encoder as train_encoder
 from .joint import train_jointly as train_jointly
+from .ngrams import count_ngrams as count_ngrams
 from .optimization import optimize as optimize
 from .pieces import train_pieces as train_pieces
 from .waveforms import WaveformStore as WaveformStore

@@ -13,6 +13,7 @@ from speechbrain_diffasr.dataio.tables import read_texts
 from speechbrain_diffasr.decoders.language_id import count_languages
 from speechbrain_diffasr.inference import save_pretrained
 from speechbrain_diffasr.pretraining.encoder import make_store
+from speechbrain_diffasr.pretraining.ngrams import count_ngrams
 from speechbrain_diffasr.training import DiffusionBrain
 
 
@@ -58,6 +59,13 @@ def train_jointly(arguments):
     texts = read_texts([folder / name / "train.csv" for name in hparams["language_corpora"]])
     size = hparams["model"]["vocab_size"]
     pretrainer.language_table = count_languages(texts, hparams["tokenizer"], size)
+    if "ngram" in hparams["model"]:
+        count_ngrams(
+            folder / "text.csv",
+            hparams["tokenizer"],
+            hparams["model"]["ngram"],
+            hparams["ngram_least"],
+        )
     brain.fit(
         hparams["epoch_counter"],
         LoopedLoader(store, hparams["epoch_length"]),

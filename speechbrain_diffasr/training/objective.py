@@ -154,9 +154,9 @@ class LanguageModelLosses:
             Of all that is drawn at random for each utterance: corruption, whether it sees a first
             guess, whether its language is named. Default: torch's own generator decides.
         filled : list of int, optional
-            Frames that the audio of each fills. If given, the batch is as decoding with `trim_slots`
-            and `tokens_per_second` makes it: with slots for the audio only, unless the prompt
-            chooses what has one, and canvases of any length that holds the transcript.
+            Frames that the audio of each fills. If given, the batch is as decoding with
+            `trim_slots` and `tokens_per_second` makes it: with slots for the audio only, unless
+            the prompt chooses what has one, and canvases of any length that holds the transcript.
         window : int, optional
             Frames of such a batch at most, if its audio was chosen already: it is then
             [B, num_slots, D], of which each fills `filled`.

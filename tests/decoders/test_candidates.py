@@ -11,8 +11,8 @@ from speechbrain_diffasr.decoders.candidates import (
     CandidateRanker,
     score_ctc,
     score_text,
-    search_prefixes,
 )
+from speechbrain_diffasr.decoders.ngram import TokenNGram
 from speechbrain_diffasr.decoders.queueing import Utterance
 
 BLANK = 2
@@ -35,16 +35,6 @@ def all_readings(log_probs):
     return scores
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_search_finds_the_likeliest_of_all_readings(seed):
-    log_probs = random_log_probs(seed)
-    scores = all_readings(log_probs)
-    best = sorted(scores, key=scores.get, reverse=True)
-    found = search_prefixes(log_probs, BLANK, count=200)
-    assert [tuple(tokens) for tokens in found[:8]] == best[:8]
-    assert len(search_prefixes(log_probs, BLANK, count=3)) == 3
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_ctc_scores_are_sums_over_all_paths(seed):
     log_probs = random_log_probs(seed)
@@ -64,7 +54,7 @@ def searcher(random_model):
 
 def audio_of(searcher, batch):
     generator = torch.Generator().manual_seed(5)
-    shape = batch, searcher.prompt.num_slots, searcher.model.hidden_size
+    shape = batch, searcher.prompt.num_frames, searcher.model.hidden_size
     return 3 * torch.randn(shape, generator=generator)
 
 
@@ -80,6 +70,14 @@ def test_texts_are_scored_as_one_whole_sequence_each_would_be(searcher):
         logits = model.logits(hidden[:, embeddings.shape[1] - 1 : -1])
         expected = logits.log_softmax(dim=-1)[0].gather(1, text[0, :, None])[:, 0]
         torch.testing.assert_close(log_probs, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture
+def ngram(searcher):
+    ngram = TokenNGram(order=3)
+    lines = {"en": [[20, 21, 22]] * 3, "de": [[30, 31]]}
+    ngram.count(lines, searcher.model.vocab_size, searcher.prompt.tokenizer.eos_id)
+    return ngram
 
 
 @pytest.mark.parametrize("ctc_weight", [0.0, 0.3, 1.0])
@@ -99,6 +97,29 @@ def test_the_first_is_the_likeliest_by_the_sum_of_both(searcher, ctc_weight):
     assert scores == sorted(scores, reverse=True)
     assert all(len(one.log_probs) == len(one.tokens) + 1 for one in found)
     assert found[-1].tokens == [20] * 100 or ctc_weight == 0  # more tokens than frames
+
+
+@pytest.mark.parametrize("language", ["en", "de", None, "fr"])
+def test_n_grams_have_their_say_in_languages_that_they_have(searcher, ngram, language):
+    tokenizer = searcher.prompt.tokenizer
+    blank, end = tokenizer.token_id(searcher.prompt.slot_token), tokenizer.eos_id
+    audio = audio_of(searcher, 1)
+    embeddings, _ = searcher._embed([Utterance(None)], audio)
+    rank = CandidateRanker(searcher.model, blank, end, 6, 0.6, ngram, 0.5, 2.0)
+    found = rank(audio[0], embeddings, [[20, 21, 22], [30, 31]], language=language)
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+    texts = [one.tokens for one in found]
+    if language == "fr":
+        assert not any(one.ngram for one in found)
+    elif language is not None:
+        assert [one.ngram for one in found] == pytest.approx(ngram.score(language, texts))
+    for one in found:
+        expected = 0.6 * one.ctc + 0.4 * float(one.log_probs.sum())
+        assert one.score == pytest.approx(expected + 0.5 * one.ngram + 2 * len(one.tokens))
+    if language == "fr":
+        plain = CandidateRanker(searcher.model, blank, end, 6, 0.6)
+        others = plain(audio[0], embeddings, [[20, 21, 22], [30, 31]])
+        assert {tuple(one.tokens) for one in others} == set(map(tuple, texts))
 
 
 def test_the_choice_is_the_same_alone_and_in_a_batch(searcher):
@@ -124,7 +145,7 @@ def test_a_canvas_that_both_find_likelier_stays(searcher):
     """CTC hears one text best, and it is on the canvas."""
     head, tokenizer = searcher.model.head, searcher.prompt.tokenizer
     audio = 50 * torch.nn.functional.normalize(head.weight[[20, 21, 20, 22]], dim=1)
-    rows = torch.zeros(1, searcher.prompt.num_slots, searcher.model.hidden_size)
+    rows = torch.zeros(1, searcher.prompt.num_frames, searcher.model.hidden_size)
     rows[0, :4] = audio
     rank = CandidateRanker(
         searcher.model, tokenizer.token_id(searcher.prompt.slot_token), tokenizer.eos_id, 4, 1.0
@@ -139,8 +160,8 @@ def test_a_named_language_is_read_in_its_letters(searcher, monkeypatch):
     searcher.scripts = {"zh": ["CJK"], "de": ["LATIN"]}
     read, original = [], CandidateRanker.__call__
 
-    def spy(rank, audio, prompt, readings, allowed=None):
-        found = original(rank, audio, prompt, readings, allowed)
+    def spy(rank, audio, prompt, readings, allowed=None, language=None):
+        found = original(rank, audio, prompt, readings, allowed, language)
         read.append({tuple(one.tokens) for one in found} - set(map(tuple, readings)))
         return found
 

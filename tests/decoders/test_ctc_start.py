@@ -63,7 +63,7 @@ def first_canvases(searcher, utterances):
 def test_the_first_step_sees_the_reading(searcher):
     head, tokenizer = searcher.model.head, searcher.prompt.tokenizer
     blank = tokenizer.token_id(searcher.prompt.slot_token)
-    audio = 3 * torch.randn(3, searcher.prompt.num_slots, searcher.model.hidden_size)
+    audio = 3 * torch.randn(3, searcher.prompt.num_frames, searcher.model.hidden_size)
     found = first_canvases(searcher, [Utterance(one) for one in audio])
     for row, one in zip(found, audio, strict=True):
         tokens = [piece.token for piece in read_pieces(one, head, blank, 1.0, len(one))]
@@ -74,7 +74,7 @@ def test_the_first_step_sees_the_reading(searcher):
 
 def test_only_what_the_audio_fills_is_read(searcher):
     searcher.window = 2.0
-    audio = 3 * torch.randn(searcher.prompt.num_slots, searcher.model.hidden_size)
+    audio = 3 * torch.randn(searcher.prompt.num_frames, searcher.model.hidden_size)
     whole, half = first_canvases(searcher, [Utterance(audio, seconds=s) for s in (2.0, 0.2)])
     eos = searcher.prompt.tokenizer.eos_id
     few = half.index(eos)
@@ -83,7 +83,7 @@ def test_only_what_the_audio_fills_is_read(searcher):
 
 
 def test_the_text_is_the_same_alone_and_in_a_batch(searcher):
-    audio = 3 * torch.randn(4, searcher.prompt.num_slots, searcher.model.hidden_size)
+    audio = 3 * torch.randn(4, searcher.prompt.num_frames, searcher.model.hidden_size)
 
     def texts(batch_size):
         utterances = [Utterance(one, key=key) for key, one in enumerate(audio)]
@@ -123,7 +123,7 @@ def seen_in_training(searcher, audio, filled=None, **settings):
 
 
 def test_training_sees_the_reading_corrupted_less_than_all(searcher):
-    audio = 3 * torch.randn(40, searcher.prompt.num_slots, searcher.model.hidden_size)
+    audio = 3 * torch.randn(40, searcher.prompt.num_frames, searcher.model.hidden_size)
     lengths = torch.full((40,), audio.shape[1])
     eos = searcher.prompt.tokenizer.eos_id
     reading = read_canvas(audio, searcher.model.head, 4, lengths, 10, eos)
@@ -138,7 +138,7 @@ def test_training_sees_the_reading_corrupted_less_than_all(searcher):
 
 def test_training_reads_what_is_filled_only(searcher):
     """Audio of fewer slots than a whole window is as if the others were there, unread."""
-    audio = 3 * torch.randn(4, searcher.prompt.num_slots, searcher.model.hidden_size)
+    audio = 3 * torch.randn(4, searcher.prompt.num_frames, searcher.model.hidden_size)
     filled, settings = [3, 10, 4, 12], {"drafted": 1.0, "draft_rate": 0.0}
     whole, _ = seen_in_training(searcher, audio, filled, **settings)
     part, _ = seen_in_training(searcher, audio[:, :12], filled, **settings)
