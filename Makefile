@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # What exactly is installed; pip takes the newest of whatever it does not name.
 CONSTRAINTS ?= constraints/tested.txt
-MODEL ?= pretrained/diffasr-tiny
+MODEL ?= pretrained/diffasr-base
 JOBS ?= 2
 TESTS ?= speechbrain_diffasr tests
 ARGS ?=
@@ -27,7 +27,7 @@ help: ## This page
 	@echo "start in seconds."
 	@echo
 	@echo "  PYTHON=$(PYTHON)   3.11 to 3.13, e.g. make demo PYTHON=python3.12"
-	@echo "  MODEL=$(MODEL)   whose samples demo transcribes; or pretrained/diffasr-base"
+	@echo "  MODEL=$(MODEL)   whose samples demo transcribes; or pretrained/diffasr-tiny"
 	@echo "  JOBS=$(JOBS)   tests at once"
 	@echo "  TESTS=, ARGS=   for pytest, e.g. make test TESTS=tests/decoders ARGS='-k seed'"
 	@echo "  DIFFASR_TEST_DATA=   a folder with fsdd/ and text/, which some tests want"

@@ -7,7 +7,7 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from hyperpyyaml.core import recursive_update
 
-from speechbrain_diffasr import DiffusionASR, default_model
+from speechbrain_diffasr import DiffusionASR, shipped_model
 from speechbrain_diffasr.utils.environment import hardware, versions
 
 # The published configurations, for random weights.
@@ -64,7 +64,7 @@ def random_model(folder, device, overrides=None, trained=False):
     with torch.device(device):
         hparams = load_hyperpyyaml(text, changes, overrides_must_match=False)
     # The released tokenizer would have to be downloaded; the prompt is about as long in this one.
-    hparams["tokenizer"].load(Path(default_model()) / "tokenizer.json")
+    hparams["tokenizer"].load(Path(shipped_model("diffasr-tiny")) / "tokenizer.json")
     return DiffusionASR(
         modules=hparams["modules"],
         hparams=hparams,

@@ -22,7 +22,7 @@ import speechbrain as sb
 import torch
 from common import environment, print_table, random_model
 
-from speechbrain_diffasr import default_model
+from speechbrain_diffasr import shipped_model
 from speechbrain_diffasr.recipe.options import read_hparams
 from speechbrain_diffasr.training import DiffusionBrain
 from speechbrain_diffasr.training.data import make_datasets, make_train_loader
@@ -86,7 +86,9 @@ def main():
     )
     parser.add_argument("--csv", required=True, help="utterances, as prepare.py lists them")
     parser.add_argument("--data_root", help="what $data_root stands for (default: its folder)")
-    parser.add_argument("--model", default=default_model(), help="a pretrained folder")
+    parser.add_argument(
+        "--model", default=shipped_model("diffasr-tiny"), help="a pretrained folder"
+    )
     parser.add_argument("--random", action="store_true", help="full size, random weights")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument(

@@ -34,7 +34,7 @@ from common import environment
 from training import mapping
 from workload import load, make_settings
 
-from speechbrain_diffasr import AudioError, default_model
+from speechbrain_diffasr import AudioError, shipped_model
 from speechbrain_diffasr.inference import check_device
 
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -181,7 +181,7 @@ def parse(argv):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--model", default=default_model(), help="a pretrained folder")
+    add("--model", default=shipped_model("diffasr-tiny"), help="a pretrained folder")
     add("--random", action="store_true", help="full size, random weights")
     add(
         "--overrides",

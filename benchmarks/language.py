@@ -26,7 +26,7 @@ from timestamps import calibration
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from speechbrain_diffasr import AudioError, DiffusionASR, default_model
+from speechbrain_diffasr import AudioError, DiffusionASR, shipped_model
 from speechbrain_diffasr.dataio import read_rows
 from speechbrain_diffasr.decoders import identify_language
 from speechbrain_diffasr.decoders.language_id import NO_TABLE, TEMPERATURE
@@ -271,7 +271,9 @@ def parse(argv):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--model", default=default_model(), help="a pretrained folder with a table of languages"
+        "--model",
+        default=shipped_model("diffasr-tiny"),
+        help="a pretrained folder with a table of languages",
     )
     parser.add_argument("--valid", required=True, help="CSV that the temperature is fitted on")
     parser.add_argument("--test", required=True, nargs="+", help="CSV files to report on")

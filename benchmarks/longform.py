@@ -38,7 +38,7 @@ import soundfile
 import torch
 from common import environment, print_table
 
-from speechbrain_diffasr import AudioError, DiffusionASR, default_model
+from speechbrain_diffasr import AudioError, DiffusionASR, shipped_model
 from speechbrain_diffasr.dataio import AudioStream, load_audio, read_rows
 from speechbrain_diffasr.evaluation.selection import usable_rows
 from speechbrain_diffasr.segmentation.windows import MAX_GAP
@@ -326,7 +326,9 @@ def parse(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default=default_model(), help="a pretrained folder")
+    parser.add_argument(
+        "--model", default=shipped_model("diffasr-tiny"), help="a pretrained folder"
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--samples", help="folder of audio with texts beside it [of the model]")
     source.add_argument("--csv", nargs="+", help="CSV files of utterances")

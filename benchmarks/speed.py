@@ -56,7 +56,7 @@ from common import environment
 from training import mapping
 from workload import Timer, free_memory, is_out_of_memory, load, make_settings
 
-from speechbrain_diffasr import default_model
+from speechbrain_diffasr import shipped_model
 from speechbrain_diffasr.inference import check_device
 
 # What a section does, and the share of the time that it may take.
@@ -182,7 +182,7 @@ def parse(argv):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--model", default=default_model(), help="a pretrained folder")
+    add("--model", default=shipped_model("diffasr-tiny"), help="a pretrained folder")
     add("--random", action="store_true", help="full size, random weights")
     add(
         "--overrides",

@@ -21,7 +21,7 @@ from speechbrain.utils.edit_distance import alignment, op_table
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from speechbrain_diffasr import DiffusionASR, default_model
+from speechbrain_diffasr import DiffusionASR, shipped_model
 from speechbrain_diffasr.transcripts import WordAligner
 from speechbrain_diffasr.transcripts.alignment import place_edges
 
@@ -253,7 +253,9 @@ def parse(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default=default_model(), help="a pretrained folder")
+    parser.add_argument(
+        "--model", default=shipped_model("diffasr-tiny"), help="a pretrained folder"
+    )
     parser.add_argument("--text_folder", help="with LANG.txt, as for recipes/SyntheticSpeech")
     parser.add_argument("--digits", help="the unpacked Free Spoken Digit Dataset, instead")
     parser.add_argument("--languages", nargs="+", help="default: those of the model with a text")

@@ -28,7 +28,7 @@ from ruamel.yaml.error import YAMLError
 from speechbrain.utils.distributed import ddp_init_group, if_main_process
 from training_steps import fits, largest_that_fits, make_batch, make_brain, measure, step
 
-from speechbrain_diffasr import default_model
+from speechbrain_diffasr import shipped_model
 from speechbrain_diffasr.inference.pretrained import TRAINED
 from speechbrain_diffasr.training.fit import load_recognizer
 
@@ -105,7 +105,9 @@ def parse(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default=default_model(), help="a pretrained folder")
+    parser.add_argument(
+        "--model", default=shipped_model("diffasr-tiny"), help="a pretrained folder"
+    )
     parser.add_argument("--random", action="store_true", help="full size, random weights")
     parser.add_argument(
         "--overrides",

@@ -35,14 +35,14 @@ def csv_dataset(path, data_root, tokenizer, sample_rate=16000, cache=None):
     -------
     >>> from speechbrain.dataio import audio_io
     >>> import torch
-    >>> from speechbrain_diffasr import default_model
+    >>> from speechbrain_diffasr import shipped_model
     >>> from speechbrain_diffasr.lobes import Tokenizer
     >>> folder = getfixture("tmp_path")
     >>> audio_io.save(folder / "a.wav", torch.rand(1, 16000), 16000)
     >>> _ = (folder / "all.csv").write_text(
     ...     "ID,duration,wav,lang,wrd\\na,1.0,$data_root/a.wav,en,hello\\n")
     >>> tokenizer = Tokenizer()
-    >>> tokenizer.load(f"{default_model()}/tokenizer.json")
+    >>> tokenizer.load(f"{shipped_model('diffasr-tiny')}/tokenizer.json")
     >>> example = csv_dataset(folder / "all.csv", folder, tokenizer)[0]
     >>> example["sig"].shape, example["wrd"]
     (torch.Size([16000]), 'hello')

@@ -49,8 +49,9 @@ class FeatureCache:
     Example
     -------
     >>> from speechbrain.dataio import audio_io
-    >>> from speechbrain_diffasr import DiffusionASR, default_model
-    >>> asr, folder = DiffusionASR.from_hparams(default_model()), getfixture("tmp_path")
+    >>> from speechbrain_diffasr import DiffusionASR, shipped_model
+    >>> asr = DiffusionASR.from_hparams(shipped_model("diffasr-tiny"))
+    >>> folder = getfixture("tmp_path")
     >>> audio_io.save(folder / "a.wav", torch.rand(1, 16000), 16000)
     >>> cache = FeatureCache(folder / "features", asr.mods.encoder.whisper)
     >>> cache.fill([str(folder / "a.wav")], asr.load_audio, batch_size=1, progress=False)

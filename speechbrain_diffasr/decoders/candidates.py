@@ -170,8 +170,8 @@ class CandidateRanker:
 
     Example
     -------
-    >>> from speechbrain_diffasr import DiffusionASR, default_model
-    >>> asr = DiffusionASR.from_hparams(default_model())
+    >>> from speechbrain_diffasr import DiffusionASR, shipped_model
+    >>> asr = DiffusionASR.from_hparams(shipped_model("diffasr-tiny"))
     >>> model, tokenizer = asr.mods.decoder.model, asr.tokenizer
     >>> rank = CandidateRanker(model, tokenizer.token_id("<|audio|>"), tokenizer.eos_id, 4, 0.5)
     >>> audio = asr.encode_batch(torch.rand(1, 16000), torch.ones(1))[0]

@@ -50,8 +50,8 @@ def frame_seconds(whisper, projector):
 
     Example
     -------
-    >>> from speechbrain_diffasr import DiffusionASR, default_model
-    >>> encoder = DiffusionASR.from_hparams(default_model()).mods.encoder
+    >>> from speechbrain_diffasr import DiffusionASR, shipped_model
+    >>> encoder = DiffusionASR.from_hparams(shipped_model("diffasr-tiny")).mods.encoder
     >>> frame_seconds(encoder.whisper, encoder.projector)
     0.08
     """
@@ -232,67 +232,6 @@ def read_canvas(audio, head, blank, lengths, width, eos, chunk_size=CTC_CHUNK):
     place = torch.where(begins, begins.cumsum(dim=1) - 1, width).clamp(max=width)
     canvas = torch.full((batch, width + 1), eos, device=audio.device)
     return canvas.scatter(1, place, best)[:, :width].contiguous()
-
-
-def keep_spoken(audio, head, blank, lengths, count, most_blank, chunk_size=CTC_CHUNK):
-    """Leaves out the frames that CTC takes for blanks.
-
-    Frames keep their order and gradient; which of them stay has none. Nothing waits for the GPU,
-    and shapes do not depend on what is heard.
-
-    Arguments
-    ---------
-    audio : torch.Tensor
-        Projected audio, [B, T, D]. It is multiplied in the precision of the output layer, or in
-        autocast's.
-    head : Head
-        The output layer that CTC is trained through.
-    blank : int
-        Index of the blank in the vocabulary.
-    lengths : torch.Tensor
-        Frames of each utterance, [B].
-    count : int
-        Frames that are kept at most: those that are least likely blanks.
-    most_blank : float
-        Probability of a blank above which a frame is not kept.
-    chunk_size : int
-        Frames whose logits are in memory at once, counted over the whole batch. Default: 64.
-
-    Returns
-    -------
-    kept : torch.Tensor
-        The frames that stay, and zeros, [B, count, D].
-    lens : torch.Tensor
-        Their number, [B].
-
-    Example
-    -------
-    >>> from speechbrain_diffasr.lobes.output_layer import Head
-    >>> heard = torch.tensor([[0, 3, 3, 0, 3, 2, 0, 4]])  # the most probable token of each frame
-    >>> audio = torch.nn.functional.one_hot(heard, 5).float()
-    >>> head = Head(9 * torch.eye(5))
-    >>> kept, lens = keep_spoken(audio, head, 0, torch.tensor([7]), count=5, most_blank=0.9)
-    >>> kept.argmax(dim=-1).tolist(), lens.tolist()
-    ([[3, 3, 3, 2, 0]], [4])
-    """
-    batch, num_frames, size = audio.shape
-    with torch.no_grad():
-        rows = audio.reshape(-1, size).to(head.weight.dtype)
-        tokens = torch.full((len(rows), 1), blank, device=audio.device)
-        inside = torch.arange(num_frames, device=audio.device) < lengths[:, None]  # [B, T]
-        log_probs = token_log_probs(
-            rows, head.weight, tokens, inside.reshape(-1), head.softcap, chunk_size
-        )
-        probs = log_probs.view(batch, num_frames).float().exp()
-        probs = probs.masked_fill(~inside | (probs > most_blank), torch.inf)
-        best = probs.topk(min(count, num_frames), dim=1, largest=False)
-        spoken = best.values <= most_blank
-        # What stays goes back into its order, what does not goes behind it, to a frame of zeros.
-        places = best.indices.masked_fill(~spoken, num_frames).sort(dim=1).values
-        places = torch.nn.functional.pad(places, (0, count - places.shape[1]), value=num_frames)
-    padded = torch.nn.functional.pad(audio, (0, 0, 0, 1))
-    kept = padded.gather(1, places[..., None].expand(-1, -1, size))
-    return kept, spoken.sum(dim=1)
 
 
 @dataclass(frozen=True)

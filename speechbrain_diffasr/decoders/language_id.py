@@ -217,11 +217,11 @@ def count_languages(texts, tokenizer, vocab_size, table=None, progress=False):
 
     Example
     -------
-    >>> from speechbrain_diffasr import default_model
+    >>> from speechbrain_diffasr import shipped_model
     >>> from speechbrain_diffasr.lobes import Tokenizer
     >>> tokenizer = Tokenizer()
-    >>> tokenizer.load(f"{default_model()}/tokenizer.json")
-    >>> old = LanguageTable.load(f"{default_model()}/{LANGUAGE_FILE}")
+    >>> tokenizer.load(f"{shipped_model('diffasr-tiny')}/tokenizer.json")
+    >>> old = LanguageTable.load(f"{shipped_model('diffasr-tiny')}/{LANGUAGE_FILE}")
     >>> count_languages({"it": ["buongiorno"]}, tokenizer, 3072, old).languages
     ['en', 'de', 'fr', 'es', 'hi', 'zh', 'it']
     """
@@ -327,10 +327,10 @@ def identify_language(
     Example
     -------
     >>> from pathlib import Path
-    >>> from speechbrain_diffasr import DiffusionASR, default_model
-    >>> asr = DiffusionASR.from_hparams(default_model())
+    >>> from speechbrain_diffasr import DiffusionASR, shipped_model
+    >>> asr = DiffusionASR.from_hparams(shipped_model("diffasr-tiny"))
     >>> table = asr.language_table
-    >>> wav = asr.load_audio(Path(default_model()) / "samples" / "de_1.wav")
+    >>> wav = asr.load_audio(Path(shipped_model("diffasr-tiny")) / "samples" / "de_1.wav")
     >>> audio = asr.encode_batch(wav[None], torch.ones(1))
     >>> (found,) = identify_language(asr.mods.decoder, audio, table)
     >>> found.code, found.probability > 0.9

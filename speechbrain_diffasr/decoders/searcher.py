@@ -108,8 +108,8 @@ class DiffusionSearcher(nn.Module):
 
     Example
     -------
-    >>> from speechbrain_diffasr import DiffusionASR, default_model
-    >>> asr = DiffusionASR.from_hparams(default_model())  # doctest: +ELLIPSIS
+    >>> from speechbrain_diffasr import DiffusionASR, shipped_model
+    >>> asr = DiffusionASR.from_hparams(shipped_model("diffasr-tiny"))  # doctest: +ELLIPSIS
     >>> audio = asr.encode_batch(torch.rand(2, 16000), torch.ones(2))
     >>> tokens, lengths, scores, log_probs = asr.mods.decoder(audio)
     >>> len(tokens), list(lengths.shape), list(scores.shape)

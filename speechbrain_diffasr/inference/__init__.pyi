@@ -6,4 +6,5 @@ from .pretrained import FolderPretrainer as FolderPretrainer
 from .pretrained import default_model as default_model
 from .pretrained import save_finetuned as save_finetuned
 from .pretrained import save_pretrained as save_pretrained
+from .pretrained import shipped_model as shipped_model
 from .streaming import DecodingOptions as DecodingOptions

@@ -53,9 +53,9 @@ class DiffusionASR(EncoderDecoderASR):
 
     Example
     -------
-    >>> from speechbrain_diffasr import DiffusionASR, default_model
-    >>> asr = DiffusionASR.from_hparams(source=default_model())
-    >>> sample = Path(default_model()) / "samples" / "en_1.wav"
+    >>> from speechbrain_diffasr import DiffusionASR, shipped_model
+    >>> asr = DiffusionASR.from_hparams(source=shipped_model("diffasr-tiny"))
+    >>> sample = Path(shipped_model("diffasr-tiny")) / "samples" / "en_1.wav"
     >>> asr.transcribe_file(sample) == sample.with_suffix(".txt").read_text().strip()
     True
     """
@@ -282,9 +282,9 @@ class DiffusionASR(EncoderDecoderASR):
         Example
         -------
         >>> from pathlib import Path
-        >>> from speechbrain_diffasr import DiffusionASR, default_model
-        >>> asr = DiffusionASR.from_hparams(source=default_model())
-        >>> sample = Path(default_model()) / "samples" / "de_1.wav"
+        >>> from speechbrain_diffasr import DiffusionASR, shipped_model
+        >>> asr = DiffusionASR.from_hparams(source=shipped_model("diffasr-tiny"))
+        >>> sample = Path(shipped_model("diffasr-tiny")) / "samples" / "de_1.wav"
         >>> transcript = asr.transcribe_long(sample, boundaries=[(0.1, 1.5)])
         >>> [word.text for word in transcript.words]
         ['ich', 'weiß', 'es', 'nicht', 'mehr']

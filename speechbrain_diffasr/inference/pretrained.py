@@ -25,7 +25,7 @@ from speechbrain_diffasr.inference.eight_bits import from_eight_bits, to_eight_b
 from speechbrain_diffasr.lobes.tokenizer import Tokenizer
 from speechbrain_diffasr.utils.atomic import write_atomically
 
-DEFAULT_MODEL = "diffasr-tiny"
+DEFAULT_MODEL = "diffasr-base"
 # In a folder that collects a model's files: which model that is.
 SOURCE_FILE = "source.txt"
 _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
@@ -320,7 +320,7 @@ class SavedirRecord:
     Example
     -------
     >>> savedir = getfixture("tmp_path") / "saved"
-    >>> record = SavedirRecord(savedir, default_model(), "hyperparams.yaml")
+    >>> record = SavedirRecord(savedir, shipped_model("diffasr-tiny"), "hyperparams.yaml")
     >>> record.check()
     >>> record.write()
     >>> Path(record.path.read_text().splitlines()[0]).name
@@ -521,13 +521,47 @@ def save_finetuned(asr, source, folder):
     save_pretrained(pretrainer, text, folder, parts=(*TRAINED, "language"))
 
 
-def default_model() -> str:
-    """The model that comes with the package.
+def shipped_model(name: str) -> str:
+    """A model that comes with the package.
+
+    Arguments
+    ---------
+    name : str
+        `diffasr-base`, which hears people, `diffasr-tiny`, a test bed that knows a synthesizer, or
+        `diffasr-tiny-digits`.
 
     Returns
     -------
     folder : str
-        `diffasr-tiny`, for `DiffusionASR.from_hparams`: of the checkout, or else of the wheel.
+        For `DiffusionASR.from_hparams`: of the checkout, or else of the wheel.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the package was installed without it.
+
+    Example
+    -------
+    >>> Path(shipped_model("diffasr-tiny")).name
+    'diffasr-tiny'
+    """
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "pretrained", package.parent / "pretrained"):
+        if (folder / name / "hyperparams.yaml").is_file():
+            return str(folder / name)
+    raise FileNotFoundError(
+        f"{package}: {name} did not come with this installation; name another model, such as "
+        "source=FOLDER in Python or --model FOLDER on the command line"
+    )
+
+
+def default_model() -> str:
+    """The model that is used where none is named.
+
+    Returns
+    -------
+    folder : str
+        That of `diffasr-base`; see `shipped_model`.
 
     Raises
     ------
@@ -537,13 +571,6 @@ def default_model() -> str:
     Example
     -------
     >>> Path(default_model()).name
-    'diffasr-tiny'
+    'diffasr-base'
     """
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "pretrained", package.parent / "pretrained"):
-        if (folder / DEFAULT_MODEL / "hyperparams.yaml").is_file():
-            return str(folder / DEFAULT_MODEL)
-    raise FileNotFoundError(
-        f"{package}: no model came with this installation; name one, such as "
-        "source=FOLDER in Python or --model FOLDER on the command line"
-    )
+    return shipped_model(DEFAULT_MODEL)

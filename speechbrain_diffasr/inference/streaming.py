@@ -585,8 +585,8 @@ def longest_first(paths, window=SORTED_TOGETHER):
     Example
     -------
     >>> from pathlib import Path
-    >>> from speechbrain_diffasr import default_model
-    >>> samples = sorted(map(str, Path(default_model()).glob("samples/*.wav")))
+    >>> from speechbrain_diffasr import shipped_model
+    >>> samples = sorted(map(str, Path(shipped_model("diffasr-tiny")).glob("samples/*.wav")))
     >>> [index for index in longest_first(["missing.wav"])]
     [0]
     >>> sorted(longest_first(samples)) == list(range(len(samples)))

@@ -4,7 +4,7 @@ from functools import cached_property
 
 import torch
 
-from speechbrain_diffasr.decoders.ctc import keep_spoken
+from speechbrain_diffasr.lobes.output_layer import token_log_probs
 
 
 class AudioPrompt:
@@ -248,3 +248,64 @@ class AudioPrompt:
             inside = torch.arange(most, device=audio.device) < room  # [B, most]
             audio = torch.where(inside[..., None], audio, embeddings[:, first : first + most])
         return torch.cat([embeddings[:, :first], audio, embeddings[:, first + most :]], dim=1)
+
+
+def keep_spoken(audio, head, blank, lengths, count, most_blank, chunk_size=64):
+    """Leaves out the frames that CTC takes for blanks.
+
+    Frames keep their order and gradient; which of them stay has none. Nothing waits for the GPU,
+    and shapes do not depend on what is heard.
+
+    Arguments
+    ---------
+    audio : torch.Tensor
+        Projected audio, [B, T, D]. It is multiplied in the precision of the output layer, or in
+        autocast's.
+    head : Head
+        The output layer that CTC is trained through.
+    blank : int
+        Index of the blank in the vocabulary.
+    lengths : torch.Tensor
+        Frames of each utterance, [B].
+    count : int
+        Frames that are kept at most: those that are least likely blanks.
+    most_blank : float
+        Probability of a blank above which a frame is not kept.
+    chunk_size : int
+        Frames whose logits are in memory at once, counted over the whole batch. Default: 64.
+
+    Returns
+    -------
+    kept : torch.Tensor
+        The frames that stay, and zeros, [B, count, D].
+    lens : torch.Tensor
+        Their number, [B].
+
+    Example
+    -------
+    >>> from speechbrain_diffasr.lobes.output_layer import Head
+    >>> heard = torch.tensor([[0, 3, 3, 0, 3, 2, 0, 4]])  # the most probable token of each frame
+    >>> audio = torch.nn.functional.one_hot(heard, 5).float()
+    >>> head = Head(9 * torch.eye(5))
+    >>> kept, lens = keep_spoken(audio, head, 0, torch.tensor([7]), count=5, most_blank=0.9)
+    >>> kept.argmax(dim=-1).tolist(), lens.tolist()
+    ([[3, 3, 3, 2, 0]], [4])
+    """
+    batch, num_frames, size = audio.shape
+    with torch.no_grad():
+        rows = audio.reshape(-1, size).to(head.weight.dtype)
+        tokens = torch.full((len(rows), 1), blank, device=audio.device)
+        inside = torch.arange(num_frames, device=audio.device) < lengths[:, None]  # [B, T]
+        log_probs = token_log_probs(
+            rows, head.weight, tokens, inside.reshape(-1), head.softcap, chunk_size
+        )
+        probs = log_probs.view(batch, num_frames).float().exp()
+        probs = probs.masked_fill(~inside | (probs > most_blank), torch.inf)
+        best = probs.topk(min(count, num_frames), dim=1, largest=False)
+        spoken = best.values <= most_blank
+        # What stays goes back into its order, what does not goes behind it, to a frame of zeros.
+        places = best.indices.masked_fill(~spoken, num_frames).sort(dim=1).values
+        places = torch.nn.functional.pad(places, (0, count - places.shape[1]), value=num_frames)
+    padded = torch.nn.functional.pad(audio, (0, 0, 0, 1))
+    kept = padded.gather(1, places[..., None].expand(-1, -1, size))
+    return kept, spoken.sum(dim=1)

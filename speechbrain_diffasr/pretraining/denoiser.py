@@ -136,8 +136,8 @@ def hasten(gemma):
 
     Example
     -------
-    >>> from speechbrain_diffasr import DiffusionASR, default_model
-    >>> gemma = DiffusionASR.from_hparams(default_model()).mods.decoder.model
+    >>> from speechbrain_diffasr import DiffusionASR, shipped_model
+    >>> gemma = DiffusionASR.from_hparams(shipped_model("diffasr-tiny")).mods.decoder.model
     >>> tokens = torch.arange(300, 310)[None]
     >>> before, _ = gemma.encode(gemma.embed(tokens))
     >>> hasten(gemma)

@@ -28,11 +28,11 @@ def count_ngrams(path, tokenizer, ngram, least):
 
     Example
     -------
-    >>> from speechbrain_diffasr import DiffusionASR, default_model
+    >>> from speechbrain_diffasr import DiffusionASR, shipped_model
     >>> path = getfixture("tmp_path") / "text.csv"
     >>> _ = path.write_text("lang,wrd\\nen,hello there\\nde,guten tag\\n")
     >>> ngram = TokenNGram(order=2)
-    >>> tokenizer = DiffusionASR.from_hparams(default_model()).tokenizer
+    >>> tokenizer = DiffusionASR.from_hparams(shipped_model("diffasr-tiny")).tokenizer
     >>> count_ngrams(path, tokenizer, ngram, [1, 1])
     >>> ngram.languages, ngram.guess_language(tokenizer.encode("tag"))
     (['en', 'de'], 'de')

@@ -54,8 +54,8 @@ class DiffusionBrain(sb.Brain):
     -------
     >>> from types import SimpleNamespace
     >>> from speechbrain.dataio.batch import PaddedData
-    >>> from speechbrain_diffasr import DiffusionASR, default_model
-    >>> asr = DiffusionASR.from_hparams(default_model(), freeze_params=False)
+    >>> from speechbrain_diffasr import DiffusionASR, shipped_model
+    >>> asr = DiffusionASR.from_hparams(shipped_model("diffasr-tiny"), freeze_params=False)
     >>> brain = DiffusionBrain(
     ...     modules=asr.mods,
     ...     opt_class=lambda parameters: torch.optim.AdamW(parameters, lr=1e-4),

@@ -91,8 +91,8 @@ class LanguageModelLosses:
 
     Example
     -------
-    >>> from speechbrain_diffasr import DiffusionASR, default_model
-    >>> asr = DiffusionASR.from_hparams(default_model())
+    >>> from speechbrain_diffasr import DiffusionASR, shipped_model
+    >>> asr = DiffusionASR.from_hparams(shipped_model("diffasr-tiny"))
     >>> searcher = asr.mods.decoder
     >>> losses = LanguageModelLosses(searcher.model, searcher.prompt, searcher.sampler)
     >>> audio = asr.encode_batch(torch.rand(2, 16000), torch.ones(2))
@@ -359,8 +359,8 @@ class RecognizerLosses(torch.nn.Module):
 
     Example
     -------
-    >>> from speechbrain_diffasr import DiffusionASR, default_model
-    >>> asr = DiffusionASR.from_hparams(default_model())
+    >>> from speechbrain_diffasr import DiffusionASR, shipped_model
+    >>> asr = DiffusionASR.from_hparams(shipped_model("diffasr-tiny"))
     >>> blank = asr.tokenizer.token_id("<|audio|>")
     >>> losses = RecognizerLosses(asr.mods.encoder, asr.mods.decoder, blank)
     >>> audio = losses.embed_audio(torch.rand(2, 16000), torch.ones(2))

@@ -213,9 +213,9 @@ class WordAligner:
     Example
     -------
     >>> from pathlib import Path
-    >>> from speechbrain_diffasr import DiffusionASR, default_model
-    >>> asr = DiffusionASR.from_hparams(default_model())
-    >>> wav = asr.load_audio(Path(default_model()) / "samples" / "de_1.wav")
+    >>> from speechbrain_diffasr import DiffusionASR, shipped_model
+    >>> asr = DiffusionASR.from_hparams(shipped_model("diffasr-tiny"))
+    >>> wav = asr.load_audio(Path(shipped_model("diffasr-tiny")) / "samples" / "de_1.wav")
     >>> audio = asr.encode_batch(wav[None], torch.ones(1))
     >>> (found,) = asr.mods.decoder.search(audio, languages=["de"])
     >>> aligner = WordAligner(asr.mods.encoder, asr.mods.decoder)

@@ -70,9 +70,9 @@ def make_page(explanation, tokenizer, model, name, start=0.0, languages=None):
     Example
     -------
     >>> from speechbrain_diffasr.visualization import explain
-    >>> from speechbrain_diffasr import DiffusionASR, default_model
-    >>> asr = DiffusionASR.from_hparams(default_model())
-    >>> wav = asr.load_audio(f"{default_model()}/samples/en_2.wav")
+    >>> from speechbrain_diffasr import DiffusionASR, shipped_model
+    >>> asr = DiffusionASR.from_hparams(shipped_model("diffasr-tiny"))
+    >>> wav = asr.load_audio(f"{shipped_model('diffasr-tiny')}/samples/en_2.wav")
     >>> page = make_page(explain(asr, wav), asr.tokenizer, "diffasr-tiny", "en_2.wav")
     >>> "oh there he is" in page, "https://" in page
     (True, False)

@@ -51,9 +51,9 @@ class CanvasView:
 
     Example
     -------
-    >>> from speechbrain_diffasr import DiffusionASR, default_model
-    >>> asr = DiffusionASR.from_hparams(default_model())
-    >>> wav = asr.load_audio(f"{default_model()}/samples/en_2.wav")
+    >>> from speechbrain_diffasr import DiffusionASR, shipped_model
+    >>> asr = DiffusionASR.from_hparams(shipped_model("diffasr-tiny"))
+    >>> wav = asr.load_audio(f"{shipped_model('diffasr-tiny')}/samples/en_2.wav")
     >>> with CanvasView(asr.tokenizer, max_steps=8, file=sys.stdout) as view:
     ...     view.start("en_2.wav")
     ...     _ = asr.transcribe([wav], language="en", callback=view)  # doctest: +ELLIPSIS

@@ -41,10 +41,10 @@ class TokenTexts:
 
     Example
     -------
-    >>> from speechbrain_diffasr import default_model
+    >>> from speechbrain_diffasr import shipped_model
     >>> from speechbrain_diffasr.lobes import Tokenizer
     >>> tokenizer = Tokenizer()
-    >>> tokenizer.load(f"{default_model()}/tokenizer.json")
+    >>> tokenizer.load(f"{shipped_model('diffasr-tiny')}/tokenizer.json")
     >>> texts = TokenTexts(tokenizer)
     >>> [texts(token) for token in tokenizer.encode_text("oh")]
     [TokenText(text='oh', space=True, kind='text')]

@@ -49,8 +49,8 @@ class Recorder:
 
     Example
     -------
-    >>> from speechbrain_diffasr import DiffusionASR, default_model
-    >>> asr = DiffusionASR.from_hparams(default_model())
+    >>> from speechbrain_diffasr import DiffusionASR, shipped_model
+    >>> asr = DiffusionASR.from_hparams(shipped_model("diffasr-tiny"))
     >>> recorder = Recorder()
     >>> _ = asr.transcribe([torch.rand(16000)], steps=2, callback=recorder)
     >>> [frame.step for frame in recorder.frames], recorder.tries
@@ -146,9 +146,9 @@ def explain(asr, wav, language=None, steps=None, seed=None):
 
     Example
     -------
-    >>> from speechbrain_diffasr import DiffusionASR, default_model
-    >>> asr = DiffusionASR.from_hparams(default_model())
-    >>> wav = asr.load_audio(f"{default_model()}/samples/en_2.wav")
+    >>> from speechbrain_diffasr import DiffusionASR, shipped_model
+    >>> asr = DiffusionASR.from_hparams(shipped_model("diffasr-tiny"))
+    >>> wav = asr.load_audio(f"{shipped_model('diffasr-tiny')}/samples/en_2.wav")
     >>> explanation = explain(asr, wav, language="en")
     >>> explanation.text, [frame.step for frame in explanation.frames]
     ('oh there he is', [0, 1, 2])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechbrain_diffasr import default_model
+from speechbrain_diffasr import shipped_model
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def channels():
 
 
 def test_a_table_of_scenes(channels, monkeypatch, capsys):
-    folder = str(Path(default_model()) / "samples")
+    folder = str(Path(shipped_model("diffasr-tiny")) / "samples")
     monkeypatch.setattr(sys, "argv", ["channels.py", folder, "--files", "3", "--seconds", "2"])
     channels.main()
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]

@@ -10,10 +10,10 @@ import pytest
 import soundfile
 import torch
 
-from speechbrain_diffasr import DiffusionASR, default_model
+from speechbrain_diffasr import DiffusionASR, shipped_model
 from speechbrain_diffasr.dataio import load_audio
 
-SAMPLES = Path(default_model()) / "samples"
+SAMPLES = Path(shipped_model("diffasr-tiny")) / "samples"
 RATE = 16000
 
 
@@ -77,7 +77,7 @@ def test_errors_are_counted_as_words_and_characters(longform):
 @pytest.mark.slow
 def test_ways_are_compared_with_the_pieces(longform, table, tmp_path, monkeypatch, capsys):
     """With the real model, but in this process."""
-    asr = DiffusionASR.from_hparams(default_model())
+    asr = DiffusionASR.from_hparams(shipped_model("diffasr-tiny"))
     monkeypatch.setattr(longform.DiffusionASR, "from_hparams", lambda *args, **kwargs: asr)
     monkeypatch.setattr(longform, "in_process", longform.transcribe)
     result = longform.main(
@@ -116,7 +116,9 @@ def test_memory_is_that_of_a_process_of_its_own(longform, tmp_path):
     soundfile.write(tmp_path / "a.wav", load_audio(SAMPLES / "en_1.wav").numpy(), RATE)
     ballast = torch.ones(2**28)  # 1 GiB that the other process does not have
     spans = [(0, soundfile.info(tmp_path / "a.wav").frames)]
-    found = longform.in_process(default_model(), str(tmp_path / "a.wav"), "pieces", spans, "cpu", 1)
+    found = longform.in_process(
+        shipped_model("diffasr-tiny"), str(tmp_path / "a.wav"), "pieces", spans, "cpu", 1
+    )
     assert found["text"] and found["seconds"] > 0
     assert found["peak_mb"] > 100
     assert found["peak_mb"] < 1e-6 * (longform.peak_memory() - ballast.nbytes / 4)

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn.utils.rnn import pad_sequence
 
-from speechbrain_diffasr import DiffusionASR, default_model
+from speechbrain_diffasr import DiffusionASR, shipped_model
 from speechbrain_diffasr.decoders import DiffusionSearcher, EntropyBoundSampler, Utterance
 from speechbrain_diffasr.decoders.eager import EagerDenoiser
 from speechbrain_diffasr.decoders.fused import FusedDenoiser
@@ -210,9 +210,9 @@ def test_a_decoding_that_another_has_overwritten_stops(adapted, prompt):
 @pytest.mark.gpu
 def test_on_a_gpu_the_shipped_model_says_what_it_says_on_a_cpu():
     """In float32, captured in CUDA graphs of several batch sizes, and replayed."""
-    samples = sorted(Path(default_model()).glob("samples/*.wav"))
-    on_cpu = DiffusionASR.from_hparams(default_model())
-    on_gpu = DiffusionASR.from_hparams(default_model(), run_opts={"device": "cuda"})
+    samples = sorted(Path(shipped_model("diffasr-tiny")).glob("samples/*.wav"))
+    on_cpu = DiffusionASR.from_hparams(shipped_model("diffasr-tiny"))
+    on_gpu = DiffusionASR.from_hparams(shipped_model("diffasr-tiny"), run_opts={"device": "cuda"})
     wavs = [on_cpu.load_audio(path) for path in samples]
     lens = torch.tensor([len(wav) for wav in wavs])
     audio = on_cpu.encode_batch(pad_sequence(wavs, batch_first=True), lens / lens.max())

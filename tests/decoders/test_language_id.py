@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from speechbrain_diffasr import DiffusionASR, default_model
+from speechbrain_diffasr import DiffusionASR, shipped_model
 from speechbrain_diffasr.dataio.tables import read_texts
 from speechbrain_diffasr.decoders import LanguageTable, identify_language
 from speechbrain_diffasr.decoders.language_id import LANGUAGE_FILE, count_languages
 
-FOLDER = Path(default_model())
+FOLDER = Path(shipped_model("diffasr-tiny"))
 SAMPLES = sorted((FOLDER / "samples").glob("*.wav"))
 SPOKEN = [path.stem.split("_")[0].replace("digits", "en") for path in SAMPLES]
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

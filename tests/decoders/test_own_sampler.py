@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from speechbrain_diffasr import DiffusionASR, default_model
+from speechbrain_diffasr import DiffusionASR, shipped_model
 from speechbrain_diffasr.decoders import EntropyBoundSampler, Sampler
 from speechbrain_diffasr.training import RecognizerLosses
 
-SAMPLE = f"{default_model()}/samples/en_1.wav"
+MODEL = shipped_model("diffasr-tiny")
+SAMPLE = f"{MODEL}/samples/en_1.wav"
 TOY = """
 import torch
 from speechbrain_diffasr.decoders import Sampler
@@ -38,7 +39,7 @@ def asr(tmp_path_factory):
     """diffasr-tiny with another sampler in its YAML file, and nothing else changed."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "own_sampler.py").write_text(TOY)
-    original = DiffusionASR.from_hparams(default_model())
+    original = DiffusionASR.from_hparams(MODEL)
     lines = original.hyperparams.splitlines()
     begin = next(i for i, line in enumerate(lines) if line.startswith("sampler:"))
     end = next(i for i in range(begin + 1, len(lines)) if not lines[i].startswith(" "))
@@ -61,7 +62,7 @@ def test_it_decodes(asr):
     sampler = asr.mods.decoder.sampler
     assert type(sampler).__name__ == "SurestHalf" and sampler.heat == 0.4
     transcript = asr.transcribe_long(SAMPLE, language="en", steps=8)
-    assert transcript.text == DiffusionASR.from_hparams(default_model()).transcribe_file(SAMPLE)
+    assert transcript.text == DiffusionASR.from_hparams(MODEL).transcribe_file(SAMPLE)
     assert 3 <= transcript.steps <= 8
     assert sampler.accepted >= transcript.steps
 

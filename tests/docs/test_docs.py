@@ -19,13 +19,13 @@ import soundfile
 import speechbrain
 
 import speechbrain_diffasr
-from speechbrain_diffasr import DiffusionASR, cli, default_model
+from speechbrain_diffasr import DiffusionASR, cli, shipped_model
 from speechbrain_diffasr.dataio import load_audio
 from speechbrain_diffasr.recipe import read_hparams
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SAMPLES = Path(default_model()) / "samples"
+SAMPLES = Path(shipped_model("diffasr-tiny")) / "samples"
 FENCE = re.compile(
     r"(?:^<!-- not run: (?P<why>.+?) -->\n)?^```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.M | re.S
 )
@@ -98,7 +98,7 @@ def folder(tmp_path_factory):
     shutil.copy(folder / "a.wav", folder / "recordings" / "monday.wav")
     # A model of one's own, which has no table of languages yet.
     without = shutil.ignore_patterns("samples", "language.safetensors")
-    shutil.copytree(default_model(), folder / "FOLDER", ignore=without)
+    shutil.copytree(shipped_model("diffasr-tiny"), folder / "FOLDER", ignore=without)
     return folder
 
 
@@ -110,7 +110,7 @@ def loaded():
     def load(source, device="cpu", verbose=False):
         key = str(source)
         if key not in models:
-            models[key] = DiffusionASR.from_hparams(source or default_model())
+            models[key] = DiffusionASR.from_hparams(source or shipped_model("diffasr-tiny"))
         return models[key]
 
     return load

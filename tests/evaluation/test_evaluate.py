@@ -73,6 +73,7 @@ def run(asr, tmp_path_factory):
             SimpleNamespace(write=errors.append, flush=lambda: None, isatty=lambda: False),
         )
         arguments = ["--csv", path, "--steps", "1,3", "--batch-size", 3, "--device", "cpu"]
+        arguments += ["--model", MODEL]
         arguments += ["--output", output, "--alignments", alignments, "--picture", picture]
         status = cli.main(["evaluate", *map(str, arguments)])
     return SimpleNamespace(

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from batches import outputs, write_wavs
 
-from speechbrain_diffasr import AudioError, Segment, Transcript, default_model
+from speechbrain_diffasr import AudioError, Segment, Transcript, shipped_model
 from speechbrain_diffasr.dataio import load_audio
 from speechbrain_diffasr.inference.batch import BatchJob
 from speechbrain_diffasr.inference.manifest import read_manifest
@@ -224,7 +224,10 @@ def write_speech(folder, count):
     """Pieces and joins of real utterances at many levels, some longer than the model hears."""
     folder.mkdir()
     chance = random.Random(0)
-    samples = [load_audio(p).numpy() for p in sorted(Path(default_model()).glob("samples/*.wav"))]
+    samples = [
+        load_audio(p).numpy()
+        for p in sorted(Path(shipped_model("diffasr-tiny")).glob("samples/*.wav"))
+    ]
     for number in range(count):
         parts = chance.choices(samples, k=6 if number % 20 == 0 else chance.choice([1, 1, 1, 2]))
         wave = np.concatenate(parts) * chance.uniform(0.05, 1.0)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechbrain_diffasr import DiffusionASR, cli, default_model
+from speechbrain_diffasr import DiffusionASR, cli, shipped_model
 from speechbrain_diffasr.transcripts.writers import FORMATS
 
-SAMPLES = Path(default_model()) / "samples"
+SAMPLES = Path(shipped_model("diffasr-tiny")) / "samples"
 PAIR = ("de_1", "en_1")
 
 
@@ -30,7 +30,7 @@ def stereo(path, *channels):
 
 @pytest.fixture(scope="module")
 def asr():
-    return DiffusionASR.from_hparams(default_model())
+    return DiffusionASR.from_hparams(shipped_model("diffasr-tiny"))
 
 
 @pytest.fixture(scope="module")

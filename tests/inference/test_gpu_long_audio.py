@@ -17,7 +17,7 @@ import torch
 from terminals import watch_files
 from torch.nn.utils.rnn import pad_sequence
 
-from speechbrain_diffasr import AudioError, DiffusionASR, cli, default_model
+from speechbrain_diffasr import AudioError, DiffusionASR, cli, shipped_model
 from speechbrain_diffasr.dataio import load_audio
 from speechbrain_diffasr.decoders import identify_language
 from speechbrain_diffasr.transcripts import WordAligner
@@ -26,7 +26,7 @@ from speechbrain_diffasr.visualization import explain
 pytestmark = pytest.mark.gpu
 
 RATE = 16000
-SAMPLES = sorted(Path(default_model()).glob("samples/*.wav"))
+SAMPLES = sorted(Path(shipped_model("diffasr-tiny")).glob("samples/*.wav"))
 TEXTS = [path.with_suffix(".txt").read_text(encoding="utf-8").strip() for path in SAMPLES]
 LANGUAGES = [path.stem.split("_")[0].replace("digits", "en") for path in SAMPLES]
 DEVICES = ("cpu", "cuda")
@@ -51,7 +51,8 @@ def full_precision():
 def recognizers(full_precision):
     """On the CPU and on the GPU."""
     return [
-        DiffusionASR.from_hparams(default_model(), run_opts={"device": name}) for name in DEVICES
+        DiffusionASR.from_hparams(shipped_model("diffasr-tiny"), run_opts={"device": name})
+        for name in DEVICES
     ]
 
 
@@ -194,7 +195,9 @@ def test_text_that_fills_the_canvas(recording):
     boundaries = [(spans[0][0], spans[2][1])]
     told = [
         DiffusionASR.from_hparams(
-            default_model(), overrides={"canvas_length": 6}, run_opts={"device": device}
+            shipped_model("diffasr-tiny"),
+            overrides={"canvas_length": 6},
+            run_opts={"device": device},
         ).transcribe_long(path, language="de", boundaries=boundaries)
         for device in DEVICES
     ]

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from speechbrain.inference.ASR import EncoderDecoderASR
 
-from speechbrain_diffasr import DiffusionASR, default_model
+from speechbrain_diffasr import DiffusionASR, shipped_model
 
 OLD = Path(__file__).parent / "written_by_0.1"
-NEW = Path(default_model()).parent
-SAMPLES = sorted(Path(default_model()).glob("samples/*_1.wav"))
+NEW = Path(shipped_model("diffasr-tiny")).parent
+SAMPLES = sorted(Path(shipped_model("diffasr-tiny")).glob("samples/*_1.wav"))
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ from miniature import make_csv, noise
 from recipe_runs import QUICK, run_recipe
 from speechbrain.inference.ASR import EncoderDecoderASR
 
-from speechbrain_diffasr import DiffusionASR, cli, default_model
+from speechbrain_diffasr import DiffusionASR, cli, shipped_model
 from speechbrain_diffasr.decoders import LanguageTable
 from speechbrain_diffasr.decoders.language_id import LANGUAGE_FILE, count_languages
 from speechbrain_diffasr.inference import FolderPretrainer, save_finetuned
 from speechbrain_diffasr.inference.pretrained import FILENAMES
 
-TINY = Path(default_model())
+TINY = Path(shipped_model("diffasr-tiny"))
 TEXTS = {"en": ["w1 w2 w3", "w1"], "de": ["w4 w5"], "hi": ["w6 w1"]}
 
 

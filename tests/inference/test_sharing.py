@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from speechbrain_diffasr import DiffusionASR, default_model
+from speechbrain_diffasr import DiffusionASR, shipped_model
 from speechbrain_diffasr.utils.errors import AudioError
 from speechbrain_diffasr.utils.parallel import OneAtATime
 
-TINY = Path(default_model())
+TINY = Path(shipped_model("diffasr-tiny"))
 DIGITS = TINY.with_name("diffasr-tiny-digits")
 SAMPLES = sorted(map(str, (TINY / "samples").glob("*.wav")))[:4]
 

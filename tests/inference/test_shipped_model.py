@@ -10,11 +10,11 @@ from peft import LoraConfig
 from real_data import real_data
 from speechbrain.inference.ASR import EncoderDecoderASR
 
-from speechbrain_diffasr import DiffusionASR, default_model
+from speechbrain_diffasr import DiffusionASR, shipped_model
 from speechbrain_diffasr.dataio import read_rows
 from speechbrain_diffasr.evaluation import evaluate_rows
 
-FOLDER = Path(default_model())
+FOLDER = Path(shipped_model("diffasr-tiny"))
 SAMPLES = sorted((FOLDER / "samples").glob("*.wav"))
 
 

@@ -82,10 +82,11 @@ def test_both_interfaces_load_its_model(installed, tmp_path):
     shutil.copy(SAMPLES / "de_1.wav", tmp_path / "speech.wav")
     code = (
         "from speechbrain.inference.ASR import EncoderDecoderASR\n"
-        "from speechbrain_diffasr import DiffusionASR, default_model\n"
+        "from speechbrain_diffasr import DiffusionASR, shipped_model\n"
+        "model = shipped_model('diffasr-tiny')\n"
         "for kind in (DiffusionASR, EncoderDecoderASR):\n"
-        "    print(kind.from_hparams(source=default_model()).transcribe_file('speech.wav'))\n"
-        "print(default_model())\n"
+        "    print(kind.from_hparams(source=model).transcribe_file('speech.wav'))\n"
+        "print(model)\n"
     )
     done = run(installed, tmp_path, "-c", code)
     assert done.returncode == 0, done.stderr
@@ -114,15 +115,15 @@ def test_an_installation_without_its_models_says_so(installed, tmp_path):
     done = run(tmp_path, tmp_path / "here", *command)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert "no model came with this installation" in line and "--model FOLDER" in line
+    assert "diffasr-base did not come with this installation" in line and "--model FOLDER" in line
 
 
 @pytest.mark.slow
 def test_types_reach_whoever_imports_it(installed, tmp_path):
     pytest.importorskip("mypy")
     (tmp_path / "user.py").write_text(
-        "from speechbrain_diffasr import DiffusionASR, Segment, Transcript, Word, default_model\n"
-        "asr = DiffusionASR.from_hparams(default_model())\n"
+        "from speechbrain_diffasr import DiffusionASR, Segment, Transcript, Word, shipped_model\n"
+        "asr = DiffusionASR.from_hparams(shipped_model('diffasr-tiny'))\n"
         "assert asr is not None\n"
         "transcript: Transcript = asr.transcribe_long('a.wav')\n"
         "segments: tuple[Segment, ...] = transcript.segments\n"

@@ -8,7 +8,7 @@ import soundfile
 import torch
 from miniature import noise
 
-from speechbrain_diffasr import DiffusionASR, default_model
+from speechbrain_diffasr import DiffusionASR, shipped_model
 from speechbrain_diffasr.pretraining import DraftStore, WaveformAugmenter, WaveformStore
 from speechbrain_diffasr.pretraining.waveforms import Fold, pack
 
@@ -18,7 +18,7 @@ TEXTS = ["guten tag", "hello there", "how are you", "ja"]
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return DiffusionASR.from_hparams(default_model()).tokenizer
+    return DiffusionASR.from_hparams(shipped_model("diffasr-tiny")).tokenizer
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from miniature import REPOSITORY, load_recipe, make_csv, noise
 from recipe_runs import QUICK, run_recipe
 from safetensors.torch import load_file
 
-from speechbrain_diffasr import DiffusionASR, default_model
+from speechbrain_diffasr import DiffusionASR, shipped_model
 from speechbrain_diffasr.evaluation import evaluate_csvs
 from speechbrain_diffasr.recipe import fit, load, prepare, read_hparams, score
 
@@ -107,4 +107,7 @@ def test_a_model_that_is_not_there_is_told_before_the_corpus_is_read(options, tm
     hparams = {"pretrained": str(tmp_path / "nowhere"), "prepare": {}}
     with pytest.raises(FileNotFoundError, match="--pretrained"):
         prepare(hparams, lambda **_: pytest.fail("read"))
-    prepare({"pretrained": default_model(), "prepare": None}, lambda **_: pytest.fail("read"))
+    prepare(
+        {"pretrained": shipped_model("diffasr-tiny"), "prepare": None},
+        lambda **_: pytest.fail("read"),
+    )

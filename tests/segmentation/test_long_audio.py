@@ -10,19 +10,19 @@ import pytest
 import soundfile
 import torch
 
-from speechbrain_diffasr import AudioError, DiffusionASR, cli, default_model
+from speechbrain_diffasr import AudioError, DiffusionASR, cli, shipped_model
 from speechbrain_diffasr.dataio import AudioStream, load_audio
 from speechbrain_diffasr.segmentation import Region, Segmenter, segmenter
 from speechbrain_diffasr.utils.errors import BoundaryError
 
-SAMPLES = Path(default_model()) / "samples"
+SAMPLES = Path(shipped_model("diffasr-tiny")) / "samples"
 RATE = 16000
 NAMES = ("en_1", "de_1", "en_2", "de_2")
 
 
 @pytest.fixture(scope="module")
 def asr():
-    return DiffusionASR.from_hparams(default_model())
+    return DiffusionASR.from_hparams(shipped_model("diffasr-tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_the_worked_example(recording, rttm, capsys):
     path, spans, texts = recording
     boundaries = torch.tensor(spans)  # VAD.from_hparams(...).get_speech_segments(path)
 
-    asr = DiffusionASR.from_hparams(source=default_model())
+    asr = DiffusionASR.from_hparams(source=shipped_model("diffasr-tiny"))
     transcript = asr.transcribe_long(path, boundaries=boundaries, turns=rttm, max_gap=0.0)
     for segment in transcript.segments:
         print(f"{segment.start:6.2f} {segment.end:6.2f} {segment.speaker}: {segment.text}")
@@ -203,7 +203,7 @@ def test_text_that_fills_the_canvas_is_not_cut(tmp_path):
     wav = torch.cat([torch.zeros(3200), parts[0], torch.zeros(8000), parts[1], torch.zeros(8000)])
     wav = wav + 1e-4 * torch.randn(len(wav), generator=torch.Generator().manual_seed(0))
     soundfile.write(tmp_path / "two.wav", wav.numpy(), RATE)
-    asr = DiffusionASR.from_hparams(default_model(), overrides={"canvas_length": 6})
+    asr = DiffusionASR.from_hparams(shipped_model("diffasr-tiny"), overrides={"canvas_length": 6})
     assert len(asr.transcribe([wav])[0].tokens) == 6
     text = asr.transcribe_file(tmp_path / "two.wav", boundaries=[(0.1, len(wav) / RATE)])
     assert text.startswith("ich weiß es nicht")
@@ -217,7 +217,7 @@ def test_what_is_cut_again_does_not_pile_up(tmp_path, monkeypatch):
     count, batch_size = 24, 2
     soundfile.write(tmp_path / "again.wav", wav.repeat(count).numpy(), RATE)
     spans = torch.arange(count + 1) * len(wav) / RATE
-    asr = DiffusionASR.from_hparams(default_model(), overrides={"canvas_length": 2})
+    asr = DiffusionASR.from_hparams(shipped_model("diffasr-tiny"), overrides={"canvas_length": 2})
     heard, encode = [], asr.encode_batch
 
     def watch(wavs, lens):

@@ -16,7 +16,7 @@ import torch
 from hostile_page import HOSTILE, hostile_explanation, hostile_tokenizer
 from speechbrain.decoders.ctc import ctc_greedy_decode
 
-from speechbrain_diffasr import DiffusionASR, cli, default_model
+from speechbrain_diffasr import DiffusionASR, cli, shipped_model
 from speechbrain_diffasr.cli.common import UsageError
 from speechbrain_diffasr.cli.explain import add_explain
 from speechbrain_diffasr.cli.main import Parser
@@ -28,12 +28,12 @@ from speechbrain_diffasr.visualization import Recorder, explain, write_page
 from speechbrain_diffasr.visualization.page import make_page
 from speechbrain_diffasr.visualization.token_texts import TokenTexts
 
-SAMPLES = Path(default_model()) / "samples"
+SAMPLES = Path(shipped_model("diffasr-tiny")) / "samples"
 
 
 @pytest.fixture(scope="module")
 def asr():
-    return DiffusionASR.from_hparams(default_model())
+    return DiffusionASR.from_hparams(shipped_model("diffasr-tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def test_names_and_texts_of_any_bytes_can_be_written(attack, hostile, tmp_path):
 
 def test_tokens_are_told_apart():
     tokenizer = Tokenizer()
-    tokenizer.load(Path(default_model()) / "tokenizer.json")
+    tokenizer.load(Path(shipped_model("diffasr-tiny")) / "tokenizer.json")
     texts = TokenTexts(tokenizer)
     vocabulary = tokenizer.backend.get_vocab()
     assert texts(vocabulary["▁he"]).text == "he" and texts(vocabulary["▁he"]).space
@@ -248,7 +248,8 @@ def command(asr, monkeypatch, tmp_path):
     add_explain(parser.add_subparsers())
 
     def run(*arguments):
-        args = parser.parse_args(["explain", *map(str, arguments)])
+        model = "--model", shipped_model("diffasr-tiny")
+        args = parser.parse_args(["explain", *map(str, arguments), *model])
         return args.run(args)
 
     return run

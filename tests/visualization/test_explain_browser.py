@@ -9,7 +9,7 @@ import pytest
 import torch
 from hostile_page import HOSTILE, hostile_explanation, hostile_tokenizer
 
-from speechbrain_diffasr import DiffusionASR, Word, default_model
+from speechbrain_diffasr import DiffusionASR, Word, shipped_model
 from speechbrain_diffasr.decoders.ctc import Piece
 from speechbrain_diffasr.visualization import explain, write_page
 from speechbrain_diffasr.visualization.token_texts import TokenTexts
@@ -37,13 +37,13 @@ def browser():
 
 @pytest.fixture(scope="module")
 def asr():
-    return DiffusionASR.from_hparams(default_model())
+    return DiffusionASR.from_hparams(shipped_model("diffasr-tiny"))
 
 
 @pytest.fixture(scope="module")
 def recorded(asr, tmp_path_factory):
     """A Hindi sample: how it was decoded, and its page."""
-    wav = asr.load_audio(Path(default_model()) / "samples" / "hi_1.wav")
+    wav = asr.load_audio(Path(shipped_model("diffasr-tiny")) / "samples" / "hi_1.wav")
     explanation = explain(asr, wav, language="hi")
     path = tmp_path_factory.mktemp("pages") / "hi.html"
     write_page(path, explanation, asr.tokenizer, model="diffasr-tiny", name="hi_1.wav")

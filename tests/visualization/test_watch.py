@@ -18,18 +18,18 @@ from terminals import PROMPT, emulator, visible, watch_files
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
-from speechbrain_diffasr import AudioError, DiffusionASR, default_model
+from speechbrain_diffasr import AudioError, DiffusionASR, shipped_model
 from speechbrain_diffasr.decoders import Draft
 from speechbrain_diffasr.lobes import Tokenizer
 from speechbrain_diffasr.visualization import CanvasView
 from speechbrain_diffasr.visualization.terminal import clip, wrap_tokens
 
-SAMPLES = Path(default_model()) / "samples"
+SAMPLES = Path(shipped_model("diffasr-tiny")) / "samples"
 
 
 @pytest.fixture(scope="module")
 def asr():
-    return DiffusionASR.from_hparams(default_model())
+    return DiffusionASR.from_hparams(shipped_model("diffasr-tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +243,7 @@ def test_ctrl_c_leaves_a_clean_terminal():
         # Whatever runs in the background of a script ignores Ctrl-C, and so does what it starts.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.environ.update(TERM="xterm", OMP_NUM_THREADS="1")
-        tokens = str(Path(default_model()) / "tokenizer.json")
+        tokens = str(Path(shipped_model("diffasr-tiny")) / "tokenizer.json")
         os.execv(sys.executable, [sys.executable, "-W", "ignore", "-c", INTERRUPTED, tokens])
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     before = termios.tcgetattr(master)

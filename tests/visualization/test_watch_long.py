@@ -12,16 +12,16 @@ import soundfile
 import wcwidth
 from terminals import PROMPT, visible, watch_files
 
-from speechbrain_diffasr import AudioError, DiffusionASR, cli, default_model
+from speechbrain_diffasr import AudioError, DiffusionASR, cli, shipped_model
 from speechbrain_diffasr.dataio import load_audio
 
-SAMPLES = Path(default_model()) / "samples"
+SAMPLES = Path(shipped_model("diffasr-tiny")) / "samples"
 RATE = 16000
 
 
 @pytest.fixture(scope="module")
 def asr():
-    return DiffusionASR.from_hparams(default_model())
+    return DiffusionASR.from_hparams(shipped_model("diffasr-tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from speechbrain_diffasr import DiffusionASR
-from speechbrain_diffasr.decoders.ctc import keep_spoken
 from speechbrain_diffasr.decoders.queueing import Utterance
 from speechbrain_diffasr.lobes.output_layer import Head
+from speechbrain_diffasr.lobes.prompt import keep_spoken
 from speechbrain_diffasr.training.objective import LanguageModelLosses
 
 BLANK, FRAMES = 4, 17
