@@ -212,7 +212,7 @@ class CandidateRanker:
             Tokens that CTC may read, the blank among them, bool [V]. Default: all.
         language : str, optional
             Of the n-grams. Default: the one that CTC's reading is likeliest in. In a language that
-            they do not have they say nothing.
+            they do not have they say nothing, and tokens have no bonus.
 
         Returns
         -------
@@ -230,12 +230,16 @@ class CandidateRanker:
         taste = self._taste(heard, language)
         found = [*readings, *search_prefixes(heard, self.blank, self.count, taste)]
         found = list(dict.fromkeys(map(tuple, found)))
-        usual = [0.0] * len(found)
+        usual, bonus = [0.0] * len(found), 0.0
         if taste is not None:
-            usual = self.ngram.score(taste.language, found)
+            usual, bonus = self.ngram.score(taste.language, found), self.token_bonus
         candidates = [
             Candidate(
-                list(tokens), self._weigh(tokens, ctc, float(text.sum()), ngram), ctc, ngram, text
+                list(tokens),
+                self._weigh(ctc, float(text.sum()), ngram) + bonus * len(tokens),
+                ctc,
+                ngram,
+                text,
             )
             for tokens, ctc, text, ngram in zip(
                 found,
@@ -259,8 +263,8 @@ class CandidateRanker:
         scale = max(self.ctc_weight, LEAST_WEIGHT)
         return Taste(self.ngram, language, self.ngram_weight / scale, self.token_bonus / scale)
 
-    def _weigh(self, tokens, ctc, text, ngram):
+    def _weigh(self, ctc, text, ngram):
         """The sum; what CTC does not count cannot be impossible by it."""
         heard = self.ctc_weight * ctc if self.ctc_weight else 0.0
         read = (1 - self.ctc_weight) * text
-        return heard + read + self.ngram_weight * ngram + self.token_bonus * len(tokens)
+        return heard + read + self.ngram_weight * ngram
