@@ -4,21 +4,23 @@
 #   ./gpus.sh DATA [OUTPUT]
 # DATA holds human, kokoro, espeak, text.csv and tokenizer.json. Seconds of each stage, and steps of
 # the last, e.g.
-#   TEXT=600 ENCODER=480 HEARD=900 JOINT=100 ./gpus.sh data
-# On four GPUs or more, one trains on text while each fold and the encoder have another; on fewer
-# there is text first. Then all hear speech, with what the compiler made for text.
+#   TEXT=600 FOLDS=480 ENCODER=480 HEARD=900 JOINT=100 ./gpus.sh data
+# Each fold has a GPU, and beside them the encoder another and text the last; where there are too
+# few for that, text comes first. ENCODER=0 keeps the encoder and its GPU, TEXT=0 leaves text out.
+# Then all hear speech, with what the compiler made for text.
+# GPUS=3 leaves the others to something else.
 # Text needs no speech: READY=FILE lets all other stages wait for that file, while speech is still
-# being made. TEXT=0 leaves text out. UNTIL=TIME, in seconds since 1970, is when speech ends, instead
+# being made. UNTIL=TIME, in seconds since 1970, is when speech ends, instead
 # of HEARD.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 data=$(realpath "${1:?usage: gpus.sh DATA [OUTPUT]}")
 output=$(realpath -m "${2:-results}")
 pretrain=$output/pretrain
-text=${TEXT:-600} encoder=${ENCODER:-480} heard=${HEARD:-900} joint=${JOINT:-100}
+text=${TEXT:-600} folds=${FOLDS:-480} encoder=${ENCODER:-480} heard=${HEARD:-900} joint=${JOINT:-100}
 start=$(realpath "${START:-../../pretrained/diffasr-base}")
 common=(--data_folder "$data" --embeddings "$start" --fixed_embeddings True --compile)
-gpus=$(nvidia-smi -L | wc -l)
+gpus=${GPUS:-$(nvidia-smi -L | wc -l)}
 if [ "$gpus" -lt 2 ]; then
     echo "gpus.sh: needs two GPUs; README.md has the stages one by one" >&2
     exit 1
@@ -54,7 +56,7 @@ read_text=("${denoise[@]}" --continue_from "$start" --denoiser "{seconds: $text}
 stages=()
 if [ "$text" = 0 ]; then
     [ -f "$pretrain/base.safetensors" ] || cp "$start/base.safetensors" "$pretrain/"
-elif [ "$gpus" -ge 4 ]; then
+elif [ "$gpus" -ge $((encoder > 0 ? 4 : 3)) ]; then
     log "text on one GPU"
     on $((gpus - 1)) "${read_text[@]}" --device cuda:0 > "$pretrain/text.out" 2>&1 &
     stages+=($!)
@@ -71,10 +73,10 @@ for fold in 0 1; do
     mkdir -p "$pretrain/fold$fold"
     on "$fold" pretrain_encoder.py pretrain.yaml "${common[@]}" --device cuda:0 --fold "$fold" \
         --output_folder "$pretrain/fold$fold" --whisper_source "${WHISPER:-openai/whisper-base}" \
-        --encoder "{seconds: $encoder}" > "$pretrain/fold$fold/encoder.out" 2>&1 &
+        --encoder "{seconds: $folds}" > "$pretrain/fold$fold/encoder.out" 2>&1 &
     stages+=($!)
 done
-if [ "$gpus" -ge 3 ]; then
+if [ "$gpus" -ge 3 ] && [ "$encoder" != 0 ]; then
     on 2 pretrain_encoder.py pretrain.yaml "${common[@]}" --device cuda:0 --continue_from "$start" \
         --output_folder "$pretrain" --encoder "{seconds: $encoder}" > "$pretrain/encoder.out" 2>&1 &
     stages+=($!)

@@ -97,7 +97,8 @@ def train_one(hparams, run_opts, folder, data, weights, seed):
     folder.mkdir(parents=True, exist_ok=True)
     settings = {**hparams["training"], "seed": seed, "loss_weights": weights}
     torch.manual_seed(seed)
-    changes = {**(hparams["model"] or {}), "fresh": list(TRAINED)}
+    changes = dict(hparams["model"] or {})
+    changes["fresh"] = sorted({*TRAINED, *changes.get("fresh", ())})
     asr = load_recognizer(hparams["pretrained"], changes, run_opts, trained=True)
     # What can fail, fails before the training and not after it.
     machine = {"hardware": hardware(asr.device), "versions": versions()}

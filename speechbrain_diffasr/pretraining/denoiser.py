@@ -3,7 +3,8 @@
 A released language model can copy from its prompt and spell; one with random weights has to
 learn it, from text alone. The slots of the prompt hold what a projector under CTC will put there
 one day: pieces spread over the frames, repeated, wrong or missing, and blanks between them. The
-token embeddings are those that the encoder's stage writes; they stay as they are.
+token embeddings are those that the encoder's stage writes, and stay as they are; without any they
+are learned.
 
 With `heard` the slots hold what the encoder, its training finished, makes of speech. On voices
 that it was trained with it would make too few errors; where there are folds, each voice is heard
@@ -54,6 +55,8 @@ def read_texts(hparams, settings, gemma, rank):
         batch_size=settings["batch_size"],
         join=settings["join"],
         max_wrong=settings["max_wrong"],
+        pace=settings["pace"],
+        repeated=settings["repeated"],
         shares=[
             [seconds / model["window"], share]
             for seconds, share in settings["windows"] or [[model["window"], 1.0]]
@@ -64,7 +67,7 @@ def read_texts(hparams, settings, gemma, rank):
     )
     for languages, tokens, draft, filled, most in store:
         draft = torch.from_numpy(draft).to(gemma.head.weight.device, non_blocking=True)
-        audio = audio_like(draft, gemma)
+        audio = audio_like(draft, gemma, settings["max_blur"])
         if filled is not None and not chooses:
             audio = audio[:, :most]
         yield audio, languages, tokens, filled, most if chooses else None
@@ -172,6 +175,7 @@ def train_denoiser(arguments):
     rank, device = start_processes()
     device = device or hparams["device"]
     model, settings = hparams["model"], hparams["denoiser"]
+    source = hparams["continue_from"] or hparams["embeddings"]
     torch.manual_seed(hparams["seed"] + rank)
     folder, output = Path(hparams["data_folder"]), Path(hparams["output_folder"])
     output.mkdir(parents=True, exist_ok=True)
@@ -181,13 +185,13 @@ def train_denoiser(arguments):
     if hparams["heard"]:
         load_parts(output, base=gemma)
     else:
-        weight = load_embeddings(hparams["continue_from"] or hparams["embeddings"], gemma)
-        with torch.no_grad():
-            gemma.head.weight.copy_(weight)
+        if source is not None:
+            with torch.no_grad():
+                gemma.head.weight.copy_(load_embeddings(source, gemma))
         if torch.distributed.is_initialized():
             for parameter in gemma.parameters():
                 torch.distributed.broadcast(parameter.data, 0)
-    gemma.head.weight.requires_grad_(False)
+    gemma.head.weight.requires_grad_(not hparams["heard"] and source is None)
     hasten(gemma)
     losses = LanguageModelLosses(
         gemma,

@@ -8,9 +8,6 @@ import torch
 from speechbrain_diffasr.dataio.tables import open_table
 
 NEIGHBOURS = 16
-# Speech has no more pieces than two in three frames.
-MIN_PACE = 1.5
-MAX_PACE = 4.0
 MAX_LEAD = 4  # frames
 
 
@@ -39,6 +36,10 @@ class DraftStore:
         Share of examples made of several lines.
     max_wrong : float
         Largest share of wrong or missing pieces.
+    pace : (float, float)
+        Fewest and most frames from one piece to the next, 1 or more.
+    repeated : float
+        Share of pieces that fill two frames, where there is room.
     neighbours : numpy.ndarray, optional
         Tokens that are taken for each other, [V, N]; half of the wrong ones are of these.
     seed : int
@@ -59,6 +60,8 @@ class DraftStore:
         batch_size,
         join,
         max_wrong,
+        pace,
+        repeated,
         neighbours=None,
         seed=0,
         shares=None,
@@ -69,6 +72,9 @@ class DraftStore:
         self.shares, self.trimmed = dict(shares or [[1.0, 1.0]]), trimmed
         if max(self.shares) > 1:
             raise ValueError(f"windows: {max(self.shares):g} times the window of the model")
+        self.pace, self.repeated = tuple(pace), repeated
+        if not 1 <= self.pace[0] <= self.pace[1]:
+            raise ValueError(f"pace: {list(pace)} are not fewest and most frames, 1 or more")
         groups = {}
         with open_table(path) as rows:
             for row in rows:
@@ -118,7 +124,7 @@ class DraftStore:
         """
         (share,) = self.dice.choices(list(self.shares), list(self.shares.values()))
         num_frames = round(self.num_frames * share)
-        longest = min(self.canvas_length, int((num_frames - MAX_LEAD) / MIN_PACE))
+        longest = min(self.canvas_length, int((num_frames - MAX_LEAD) / self.pace[0]))
         batch_size = int(self.batch_size / share)
         examples = [self._line(longest) for _ in range(batch_size)]
         size = batch_size, longest
@@ -136,7 +142,7 @@ class DraftStore:
         tokens = np.where(dice < wrong / 4, self.blank, tokens)
         tokens = np.where(dice > 1 - wrong * 3 / 4, others, tokens)
         # Pieces follow each other every `pace` frames on average, as far as there is room.
-        pace = self.rng.uniform(MIN_PACE, MAX_PACE, (batch_size, 1))
+        pace = self.rng.uniform(*self.pace, (batch_size, 1))
         pace = np.minimum(pace, (num_frames - MAX_LEAD) / np.maximum(lens, 1)[:, None])
         # At least one frame apart, so that none is lost.
         place = np.arange(longest) * pace + self.rng.uniform(0, 1, size) * (pace - 1)
@@ -144,7 +150,7 @@ class DraftStore:
         place = np.where(inside, place, num_frames).astype(int)
         draft = np.full((batch_size, self.num_frames + 2), self.blank)
         rows = np.arange(batch_size)[:, None]
-        twice = inside & (self.rng.random(size) < 0.2)
+        twice = inside & (self.rng.random(size) < self.repeated)
         draft[rows, np.where(twice, place + 1, num_frames)] = tokens
         draft[rows, place] = tokens
         draft[:, num_frames:] = self.blank
@@ -199,7 +205,7 @@ def find_neighbours(weight):
     return likeness.topk(min(NEIGHBOURS, len(unit) - 1), dim=1).indices.cpu().numpy()
 
 
-def audio_like(draft, model):
+def audio_like(draft, model, max_blur):
     """Embeddings of a draft, blurred with other tokens, as a projector's would be.
 
     Arguments
@@ -207,6 +213,8 @@ def audio_like(draft, model):
     draft : torch.Tensor
         Token of each frame, [B, num_frames].
     model : DiffusionGemma
+    max_blur : float
+        Largest share of another token in a frame, and of noise beside both.
 
     Returns
     -------
@@ -214,9 +222,9 @@ def audio_like(draft, model):
         [B, num_frames, D].
     """
     other = torch.randint(model.vocab_size, draft.shape, device=draft.device)
-    share = 0.5 * torch.rand((*draft.shape, 1), device=draft.device) ** 2
+    share = max_blur * torch.rand((*draft.shape, 1), device=draft.device) ** 2
     mixed = (1 - share) * model.embed(draft) + share * model.embed(other)
     mixed = torch.nn.functional.rms_norm(mixed.float(), mixed.shape[-1:])
-    blur = 0.5 * torch.rand(len(draft), 1, 1, device=draft.device)
+    blur = max_blur * torch.rand(len(draft), 1, 1, device=draft.device)
     mixed = mixed + blur * torch.randn_like(mixed)
     return torch.nn.functional.rms_norm(mixed, mixed.shape[-1:])

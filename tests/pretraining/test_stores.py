@@ -116,7 +116,19 @@ def test_a_draft_without_errors_reads_as_its_text(tokenizer, tmp_path, shares):
     path = tmp_path / "text.csv"
     path.write_text("lang,wrd\n" + "".join(f"en,{text}\n" for text in TEXTS), encoding="utf-8")
     blank = tokenizer.token_id("<|audio|>")
-    store = DraftStore(path, tokenizer, 60, blank, 48, 16, join=0.3, max_wrong=0.0, shares=shares)
+    store = DraftStore(
+        path,
+        tokenizer,
+        60,
+        blank,
+        48,
+        16,
+        join=0.3,
+        max_wrong=0.0,
+        pace=(1.5, 4.0),
+        repeated=0.2,
+        shares=shares,
+    )
     languages, tokens, draft, filled, most = store.batch()
     assert set(languages) == {"en"}
     assert len(tokens) == (16 if shares is None else 32)
