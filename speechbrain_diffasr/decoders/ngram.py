@@ -161,9 +161,14 @@ class TokenNGram:
         """Writes it as safetensors."""
         tensors = {}
         for size, (keys, share, kept, rest) in enumerate(self.levels, 1):
-            tensors[f"{size}.ngrams"] = torch.from_numpy(keys)
+            # Each n-gram by its last token: its context is one of those that are stored.
+            contexts, tokens = np.divmod(keys, self.vocab_size)
+            numbers = np.bincount(np.searchsorted(kept, contexts), minlength=len(kept))
+            small = np.int16 if self.vocab_size <= np.iinfo(np.int16).max else np.int32
+            tensors[f"{size}.tokens"] = torch.from_numpy(tokens.astype(small))
             tensors[f"{size}.shares"] = torch.from_numpy(share).half()
             tensors[f"{size}.contexts"] = torch.from_numpy(kept)
+            tensors[f"{size}.numbers"] = torch.from_numpy(numbers.astype(small))
             tensors[f"{size}.rests"] = torch.from_numpy(rest).half()
         about = {"languages": " ".join(self.languages), "vocab_size": str(self.vocab_size)}
         save_file(tensors, path, metadata={**about, "end": str(self.end)})
@@ -175,12 +180,15 @@ class TokenNGram:
             about = file.metadata()
             self.languages = about["languages"].split()
             self.vocab_size, self.end = int(about["vocab_size"]), int(about["end"])
-            names = "ngrams", "shares", "contexts", "rests"
+            names = "tokens", "shares", "contexts", "numbers", "rests"
             self.order = len(file.keys()) // len(names)
-            self.levels = [
-                tuple(file.get_tensor(f"{size}.{name}") for name in names)
-                for size in range(1, self.order + 1)
-            ]
+            self.levels = []
+            for size in range(1, self.order + 1):
+                tokens, share, kept, numbers, rest = (
+                    file.get_tensor(f"{size}.{name}") for name in names
+                )
+                keys = np.repeat(kept, numbers) * self.vocab_size + tokens
+                self.levels.append((keys, share, kept, rest))
 
 
 def _look_up(keys, values, wanted, default):
