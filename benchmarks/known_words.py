@@ -1,4 +1,4 @@
-"""Speech whose word boundaries are known: of espeak-ng, and of recorded digits that are joined."""
+"""Speech whose words are known: espeak-ng's and joined digits with times, recordings without."""
 
 import importlib.util
 import random
@@ -10,7 +10,10 @@ import torch
 import torchaudio
 from espeak_words import Speaker
 
+from speechbrain_diffasr.dataio import load_audio, read_rows
+from speechbrain_diffasr.evaluation.selection import usable_rows
 from speechbrain_diffasr.text.spacing import split_text
+from speechbrain_diffasr.text.spelling import normalize_text
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 LEAD_SECONDS = (0.0, 0.3)  # of silence before an utterance
@@ -30,7 +33,7 @@ class Spoken:
         [T].
     lang : str
     words : list of tuple
-        Text, start and end in seconds.
+        Text, start and end in seconds; both are None where nobody knows them.
     """
 
     wav: torch.Tensor
@@ -136,6 +139,46 @@ def join_digits(folder, split, count, seed, sample_rate, max_seconds):
         if len(wav) <= max_seconds * sample_rate:
             spoken.append(Spoken(wav, recipe.LANGUAGE, words))
     return spoken, count - len(spoken)
+
+
+def read_recordings(path, split, count, tuning, languages, sample_rate, max_seconds):
+    """Reads recordings of people, whose words have no times.
+
+    Arguments
+    ---------
+    path : str or Path
+        CSV file with the columns ID, wav, wrd and lang.
+    split : str
+        valid or test: the first `tuning` utterances of each language, or those behind them.
+    count : int
+        Utterances of each language at most.
+    tuning : int
+    languages : list of str
+    sample_rate : int
+        In Hz.
+    max_seconds : float
+        Longer utterances are left out.
+
+    Returns
+    -------
+    spoken : list of Spoken
+    left_out : int
+        Utterances too long.
+    """
+    rows, _ = usable_rows(read_rows(path), languages)
+    spoken, left_out = [], 0
+    for lang in languages:
+        own = [row for row in rows if row.get("lang") == lang]
+        chosen = own[:tuning] if split == "valid" else own[tuning : tuning + count]
+        for row in chosen:
+            wav = load_audio(row["wav"], sample_rate)
+            text = normalize_text(row["wrd"], lang)
+            words = [(text[start:end], None, None) for start, end in split_text(text)]
+            if len(wav) <= max_seconds * sample_rate:
+                spoken.append(Spoken(wav, lang, words))
+            else:
+                left_out += 1
+    return spoken, left_out
 
 
 def add_noise(spoken, snr, seed):

@@ -10,6 +10,7 @@ lang and wrd. The temperature is fitted on the first file and used on the others
     prompt entropy  one denoising step under each language's prompt: entropy of the text
     prompt chance   the same: log probability of the text
     prompt CTC      the same: log likelihood of the text under CTC
+    default         as frames, with the package's own temperature
 """
 
 import argparse
@@ -78,6 +79,8 @@ def prompt_scores(asr, languages, audio):
     decoder = asr.mods.decoder
     blank = decoder.prompt.tokenizer.token_id(decoder.prompt.slot_token)
     log_probs = [decoder.model.logits(row).log_softmax(dim=-1) for row in audio]
+    # Entropy is that of the canvas, not of another reading that may be chosen in its place.
+    candidates, decoder.candidates = decoder.candidates, 0
     scores = {way: [] for way in ("prompt entropy", "prompt chance", "prompt CTC")}
     for language in languages:
         hypotheses = decoder.search(audio, languages=[language] * len(audio), steps=1)
@@ -99,6 +102,7 @@ def prompt_scores(asr, languages, audio):
             for frames, tokens in zip(log_probs, texts, strict=True)
         ]
         scores["prompt CTC"].append([max(one, IMPOSSIBLE) for one in likelihoods])
+    decoder.candidates = candidates
     return {way: np.array(values).T for way, values in scores.items()}
 
 
@@ -338,7 +342,7 @@ def main(argv=None):
 
     lines = []
     for report in reports.values():
-        for way in measured[args.valid][0]:
+        for way in (*measured[args.valid][0], "default"):
             summary = report[way]
             keys = ("utterances", "accuracy", "temperature", "calibration_error")
             lines.append(

@@ -3,6 +3,7 @@
     python benchmarks/longform.py
     python benchmarks/longform.py --csv test.csv --seconds 300 900 1800 3600 --output figures.json
     python benchmarks/longform.py --csv test.csv --seconds 600 --seeds 0 1 2 --ways vad fixed
+    python benchmarks/longform.py --csv test.csv --language de --seconds 180
 
 Utterances are joined at random, with pauses between them and faint noise below: the samples of a
 model, or those of CSV files with the columns ID, wav, wrd and lang. Samples that were chosen
@@ -43,6 +44,7 @@ from speechbrain_diffasr.dataio import AudioStream, load_audio, read_rows
 from speechbrain_diffasr.evaluation.selection import usable_rows
 from speechbrain_diffasr.segmentation.windows import MAX_GAP
 from speechbrain_diffasr.text.spacing import join_texts, split_text
+from speechbrain_diffasr.text.spelling import normalize_text
 from speechbrain_diffasr.utils.errors import CsvError
 
 SAMPLE_RATE = 16000  # of the recordings, in Hz
@@ -97,7 +99,7 @@ def read_samples(csvs, data_root=None):
     Returns
     -------
     samples : list of (Path, str, str)
-        As from `find_samples`.
+        As from `find_samples`, with texts as models write them.
 
     Raises
     ------
@@ -105,7 +107,8 @@ def read_samples(csvs, data_root=None):
         If one cannot be read.
     """
     rows = [row for path in csvs for row in usable_rows(read_rows(path, data_root))[0]]
-    return [(Path(row["wav"]), row["wrd"].strip(), row.get("lang") or "") for row in rows]
+    spoken = [(Path(row["wav"]), row["wrd"], row.get("lang") or "") for row in rows]
+    return [(path, normalize_text(text, lang), lang) for path, text, lang in spoken]
 
 
 def make_recording(path, samples, seconds, seed, sample_rate=SAMPLE_RATE):
@@ -153,7 +156,7 @@ def make_recording(path, samples, seconds, seed, sample_rate=SAMPLE_RATE):
     return pieces
 
 
-def transcribe(model, path, way, spans, device, batch_size):
+def transcribe(model, path, way, spans, device, batch_size, language=None):
     """Transcribes a recording; run in a process of its own.
 
     Arguments
@@ -166,6 +169,8 @@ def transcribe(model, path, way, spans, device, batch_size):
         Samples of the pieces.
     device : str
     batch_size : int
+    language : str, optional
+        That the model is told. Default: none.
 
     Returns
     -------
@@ -193,11 +198,11 @@ def transcribe(model, path, way, spans, device, batch_size):
         for number, wav in enumerate(wavs, start=1):
             group.append(wav)
             if len(group) == batch_size or number == len(spans):
-                texts += [one.text for one in asr.transcribe(group)]
+                texts += [one.text for one in asr.transcribe(group, language)]
                 group = []
         text = join_texts(texts)
     else:
-        options = dict(WAYS[way])
+        options = {**WAYS[way], "language": language}
         if way.startswith("known"):
             times = [[sample / asr.sample_rate for sample in span] for span in spans]
             options["boundaries"] = [times]
@@ -293,7 +298,9 @@ def measure(args, samples, folder):
         errors, seams, peaks, speeds = [], [], {}, []
         for (seed, seconds), (path, pieces, duration) in recordings.items():
             spans = [piece[:2] for piece in pieces]
-            found = in_process(args.model, str(path), way, spans, args.device, args.batch_size)
+            found = in_process(
+                args.model, str(path), way, spans, args.device, args.batch_size, args.language
+            )
             if seed == args.seeds[0]:
                 peaks[f"{seconds:g}"] = found["peak_mb"]
             if seconds == lengths[-1]:
@@ -333,6 +340,7 @@ def parse(argv):
     source.add_argument("--samples", help="folder of audio with texts beside it [of the model]")
     source.add_argument("--csv", nargs="+", help="CSV files of utterances")
     parser.add_argument("--data_root", help="what $data_root is in them [the folder of each]")
+    parser.add_argument("--language", help="takes this one's utterances, and names it to the model")
     parser.add_argument("--longest", type=float, help="s; utterances that last longer are left out")
     parser.add_argument(
         "--seconds",
@@ -356,6 +364,8 @@ def main(argv=None):
     folder = Path(args.samples or Path(args.model) / "samples")
     try:
         samples = read_samples(args.csv, args.data_root) if args.csv else find_samples(folder)
+        if args.language is not None:
+            samples = [one for one in samples if one[2] == args.language]
         if args.longest is not None:
             samples = [one for one in samples if soundfile.info(one[0]).duration <= args.longest]
     except (CsvError, soundfile.LibsndfileError) as err:
@@ -375,6 +385,7 @@ def main(argv=None):
             parser.error(str(err))
     result = {
         "model": Path(args.model).name,
+        "language": args.language,
         "samples": len(samples),
         "seconds": sorted(set(args.seconds)),
         "seeds": args.seeds,

@@ -4,9 +4,11 @@
     python benchmarks/timestamps.py --text_folder texts --snr 20
     python benchmarks/timestamps.py --digits free-spoken-digit-dataset \\
         --model pretrained/diffasr-tiny-digits
+    python benchmarks/timestamps.py --csv valid.csv --model pretrained/diffasr-base
 
 Texts are spoken by espeak-ng, which tells when each word begins; every second utterance is two
-sentences with a pause between them. Digits are recordings of people, joined with pauses.
+sentences with a pause between them. Digits are recordings of people, joined with pauses. Of the
+recordings of a CSV file nobody knows the times: they tell of confidence only.
 """
 
 import argparse
@@ -16,14 +18,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import environment, print_table
-from known_words import add_noise, join_digits, speak_sentences
+from known_words import add_noise, join_digits, read_recordings, speak_sentences
 from speechbrain.utils.edit_distance import alignment, op_table
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from speechbrain_diffasr import DiffusionASR, shipped_model
+from speechbrain_diffasr import AudioError, DiffusionASR, shipped_model
 from speechbrain_diffasr.transcripts import WordAligner
 from speechbrain_diffasr.transcripts.alignment import place_edges
+from speechbrain_diffasr.utils.errors import CsvError
 
 NUM_BINS = 10  # of the calibration error
 TEMPERATURES = np.geomspace(0.1, 10.0, 401)
@@ -258,6 +261,7 @@ def parse(argv):
     )
     parser.add_argument("--text_folder", help="with LANG.txt, as for recipes/SyntheticSpeech")
     parser.add_argument("--digits", help="the unpacked Free Spoken Digit Dataset, instead")
+    parser.add_argument("--csv", help="recordings with texts, instead: of confidence only")
     parser.add_argument("--languages", nargs="+", help="default: those of the model with a text")
     parser.add_argument("--utterances", type=int, default=50, help="of each language (%(default)s)")
     parser.add_argument("--tuning", type=int, default=25, help="the same, for the temperature")
@@ -268,8 +272,8 @@ def parse(argv):
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", help="JSON file for the figures")
     args = parser.parse_args(argv)
-    if (args.text_folder is None) == (args.digits is None):
-        parser.error("give either --text_folder or --digits")
+    if sum(source is not None for source in (args.text_folder, args.digits, args.csv)) != 1:
+        parser.error("give either --text_folder, --digits or --csv")
     return parser, args
 
 
@@ -282,6 +286,11 @@ def main(argv=None):
         try:
             if args.digits:
                 spoken, missing = join_digits(args.digits, split, count, *limits)
+            elif args.csv:
+                languages = args.languages or list(asr.languages)
+                spoken, missing = read_recordings(
+                    args.csv, split, count, args.tuning, languages, *limits[1:]
+                )
             else:
                 languages = args.languages or [
                     lang
@@ -291,7 +300,7 @@ def main(argv=None):
                 spoken, missing = speak_sentences(
                     args.text_folder, split, count, languages, *limits
                 )
-        except (OSError, ValueError) as error:
+        except (AudioError, CsvError, OSError, ValueError) as error:
             parser.error(str(error))
         if not spoken:
             parser.error(f"no utterance is left for {split}; are there texts, and long enough?")
@@ -302,7 +311,7 @@ def main(argv=None):
 
     spoken, found = results["test"]
     boundaries = []
-    for text in ("hypothesis", "reference"):
+    for text in () if args.csv else ("hypothesis", "reference"):
         for way in EDGES:
             errors, languages = boundary_errors(spoken, found, text, way)
             by_language = {
@@ -316,14 +325,14 @@ def main(argv=None):
     }
     confidence = report_confidence(judged["valid"], judged["test"])
 
-    for rows in (boundaries, confidence):
+    for rows in filter(None, (boundaries, confidence)):
         flat = [{k: v for k, v in row.items() if not isinstance(v, list | dict)} for row in rows]
         print_table([{k: "" if v is None else v for k, v in row.items()} for row in flat])
         print()
     print_table(confidence[-1]["bins"])
     result = {
         "model": Path(args.model).name,
-        "speech": "digits" if args.digits else "espeak-ng",
+        "speech": "digits" if args.digits else "recordings" if args.csv else "espeak-ng",
         "snr": args.snr,
         "steps": args.steps,
         "seed": args.seed,

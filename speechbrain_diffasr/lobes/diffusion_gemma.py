@@ -271,6 +271,8 @@ class DiffusionGemma(nn.Module):
             [N, L, hidden_size].
         """
         hidden, context = self.encode(prompt)
+        if tokens.shape[1] == 1:  # the prompt alone predicts it, and layers refuse empty input
+            return hidden[:, -1:].expand(len(tokens), -1, -1)
         cache = context.cache
         cache.batch_repeat_interleave(len(tokens))
         more = self.core.model.encoder.language_model(

@@ -74,6 +74,13 @@ def test_errors_are_counted_as_words_and_characters(longform):
     assert longform.error_rate([one, chinese]) == pytest.approx(100 * 4 / 7)
 
 
+def test_texts_are_compared_as_models_write_them(longform, tmp_path):
+    table = tmp_path / "people.csv"
+    table.write_text('ID,wav,lang,wrd\na,a.wav,en,"Well, it\'s Bob."\n', encoding="utf-8")
+    ((_, text, language),) = longform.read_samples([str(table)])
+    assert (text, language) == ("well it's bob", "en")
+
+
 @pytest.mark.slow
 def test_ways_are_compared_with_the_pieces(longform, table, tmp_path, monkeypatch, capsys):
     """With the real model, but in this process."""
@@ -130,6 +137,7 @@ def test_memory_is_that_of_a_process_of_its_own(longform, tmp_path):
         (["--csv", "nowhere.csv"], "nowhere.csv: cannot be read"),
         (["--samples", "nowhere"], "nowhere: no WAV files with texts beside them"),
         (["--csv", "TABLE", "--longest", "0.01"], "no utterances that can be used"),
+        (["--csv", "TABLE", "--language", "fr"], "no utterances that can be used"),
         (["--csv", "TABLE", "--samples", "nowhere"], "not allowed with"),
     ],
 )

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from speechbrain_diffasr import shipped_model
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 needs_espeak = pytest.mark.skipif(
@@ -103,11 +105,32 @@ def test_figures_of_digits_that_the_model_knows(timestamps, tmp_path, capsys):
     assert "| reference | pauses |" in capsys.readouterr().out
 
 
+def test_recordings_of_a_file_have_confidence_but_no_times(timestamps, tmp_path, capsys):
+    samples = Path(shipped_model("diffasr-tiny")) / "samples"
+    lines = ["ID,wav,lang,wrd"]
+    for name in ("en_1", "en_2", "de_1", "de_2"):
+        text = (samples / f"{name}.txt").read_text(encoding="utf-8").strip()
+        # As people write; the model does not.
+        lines.append(f'{name},{samples}/{name}.wav,{name[:2]},"{text.capitalize()}."')
+    (tmp_path / "test.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    options = ["--csv", str(tmp_path / "test.csv"), "--tuning", "1", "--utterances", "5"]
+    result = timestamps.main([*options, "--output", str(tmp_path / "figures.json")])
+    assert json.loads((tmp_path / "figures.json").read_text()) == result
+    assert (result["speech"], result["utterances"]) == ("recordings", 2)
+    assert result["boundaries"] == []
+    both = result["confidence"][-1]
+    assert both["right"] == 1.0  # the samples are ones that it gets right
+    assert both["words"] == sum(len(lines[place].split(",")[-1].split()) for place in (2, 4))
+    assert "| confidence | words |" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ([], "give either --text_folder or --digits"),
-        (["--text_folder", "a", "--digits", "b"], "give either --text_folder or --digits"),
+        ([], "give either --text_folder, --digits or --csv"),
+        (["--text_folder", "a", "--digits", "b"], "give either --text_folder, --digits or --csv"),
+        (["--text_folder", "a", "--csv", "b"], "give either --text_folder, --digits or --csv"),
+        (["--csv", "nowhere.csv"], "nowhere.csv: cannot be read"),
         (["--digits", "nowhere"], "'nowhere' holds no recording"),
         (["--text_folder", "nowhere", "--languages", "en"], "'nowhere' has no file 'en.txt'"),
         (["--text_folder", "nowhere"], "no utterance is left for valid"),

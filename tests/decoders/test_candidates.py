@@ -80,6 +80,15 @@ def ngram(searcher):
     return ngram
 
 
+def test_where_nothing_is_read_the_end_alone_is_scored(searcher):
+    model, end = searcher.model, searcher.prompt.tokenizer.eos_id
+    embeddings = model.embed(torch.tensor([[2, 3, 4]]))
+    (alone,) = score_text(model, embeddings, [[]], end, chunk_size=3)
+    _, beside = score_text(model, embeddings, [[5, 6], []], end, chunk_size=3)
+    assert alone.shape == beside.shape == (1,)
+    torch.testing.assert_close(alone, beside)
+
+
 @pytest.mark.parametrize("ctc_weight", [0.0, 0.3, 1.0])
 def test_the_first_is_the_likeliest_by_the_sum_of_both(searcher, ctc_weight):
     tokenizer = searcher.prompt.tokenizer
