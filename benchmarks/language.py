@@ -10,7 +10,7 @@ lang and wrd. The temperature is fitted on the first file and used on the others
     prompt entropy  one denoising step under each language's prompt: entropy of the text
     prompt chance   the same: log probability of the text
     prompt CTC      the same: log likelihood of the text under CTC
-    default         as frames, with the package's own temperature
+    default         as frames, with the temperature of the model's table
 """
 
 import argparse
@@ -30,7 +30,7 @@ from tqdm import tqdm
 from speechbrain_diffasr import AudioError, DiffusionASR, shipped_model
 from speechbrain_diffasr.dataio import read_rows
 from speechbrain_diffasr.decoders import identify_language
-from speechbrain_diffasr.decoders.language_id import NO_TABLE, TEMPERATURE
+from speechbrain_diffasr.decoders.language_id import LANGUAGE_FILE, NO_TABLE
 from speechbrain_diffasr.evaluation.selection import first_rows, usable_rows
 from speechbrain_diffasr.inference import check_device
 
@@ -290,6 +290,9 @@ def parse(argv):
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", help="JSON file for the figures")
+    parser.add_argument(
+        "--save", action="store_true", help="the temperature into the model's table of languages"
+    )
     args = parser.parse_args(argv)
     for name in ("utterances", "prompts", "batch_size"):
         if getattr(args, name) < 1:
@@ -334,7 +337,7 @@ def main(argv=None):
         report["default"] = summarize(
             scores["frames"],
             truth[path][places["frames"]],
-            TEMPERATURE,
+            table.temperature,
             table.languages,
             lengths[places["frames"]],
         )
@@ -379,6 +382,9 @@ def main(argv=None):
     if args.output:
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         Path(args.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if args.save:
+        table.temperature = fitted["frames"]
+        table.save(Path(args.model, LANGUAGE_FILE))
     return result
 
 

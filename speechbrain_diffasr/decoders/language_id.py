@@ -19,6 +19,12 @@ NO_TABLE = (
 )
 # Fitted on diffasr-tiny by benchmarks/language.py.
 SMOOTHING = 0.1
+TEMPERATURE = 0.9
+
+
+def _check_temperature(temperature):
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature: {temperature} is not over 0")
 
 
 class LanguageTable:
@@ -30,12 +36,16 @@ class LanguageTable:
         Occurrences, [L, V].
     languages : list of str
         Codes, in the order of the counts.
+    temperature : float
+        Of the probabilities that `identify_language` gives for a model, fitted by
+        benchmarks/language.py: the better CTC hears, the more tokens say the same. Default: that
+        of diffasr-tiny.
 
     Raises
     ------
     ValueError
-        If there are fewer than two languages, one comes twice, one has no text, or the counts are
-        of another number of languages.
+        If there are fewer than two languages, one comes twice, one has no text, the counts are of
+        another number of languages, or the temperature is not over 0.
 
     Example
     -------
@@ -48,7 +58,7 @@ class LanguageTable:
     ['en', 'de']
     """
 
-    def __init__(self, counts, languages):
+    def __init__(self, counts, languages, temperature=TEMPERATURE):
         languages = list(languages)
         if len(languages) < 2 or len(set(languages)) < len(languages):
             raise ValueError(f"languages: expected two or more different codes, not {languages}")
@@ -59,8 +69,10 @@ class LanguageTable:
         for row, language in zip(counts, languages, strict=True):
             if row.sum() == 0 or row.min() < 0:
                 raise ValueError(f"counts: the language {language!r} has no text; leave it out")
+        _check_temperature(temperature)
         self.counts = counts
         self.languages = languages
+        self.temperature = temperature
 
     @classmethod
     def load(cls, path):
@@ -83,14 +95,16 @@ class LanguageTable:
         """
         try:
             with safe_open(str(path), framework="pt") as file:
+                about = file.metadata()
                 # A copy: the tensor is the file, which may be written anew.
-                return cls(
-                    file.get_tensor("counts").clone(), json.loads(file.metadata()["languages"])
-                )
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError):
+                counts = file.get_tensor("counts").clone()
+                languages = json.loads(about["languages"])
+                temperature = float(about.get("temperature", TEMPERATURE))
+        except (SafetensorError, KeyError, TypeError, ValueError):
             raise ValueError(
                 f"{path}: not a table of languages; remove it, and make one with diffasr languages"
             ) from None
+        return cls(counts, languages, temperature)
 
     def save(self, path):
         """Writes the table as a safetensors file.
@@ -100,7 +114,7 @@ class LanguageTable:
         path : str or Path
             In a pretrained folder, with the name `LANGUAGE_FILE`.
         """
-        metadata = {"languages": json.dumps(self.languages)}
+        metadata = {"languages": json.dumps(self.languages), "temperature": str(self.temperature)}
         with replacing(path) as temporary:
             save_file({"counts": self.counts.contiguous()}, temporary, metadata)
             temporary.chmod(0o644)  # safetensors writes for the owner only
@@ -235,7 +249,9 @@ def count_languages(texts, tokenizer, vocab_size, table=None, progress=False):
     if table is not None:
         counts = torch.cat([table.counts, counts])
         texts = [*table.languages, *texts]
-    return LanguageTable(counts, texts) if len(texts) > 1 else None
+    if len(texts) < 2:
+        return None
+    return LanguageTable(counts, texts, TEMPERATURE if table is None else table.temperature)
 
 
 def _count_tokens(texts, tokenizer, vocab_size, progress):
@@ -251,10 +267,6 @@ def _count_tokens(texts, tokenizer, vocab_size, progress):
                 bar.update()
             row[list(found)] = torch.tensor(list(found.values()), dtype=torch.int32)
     return counts
-
-
-# Fitted on diffasr-tiny by benchmarks/language.py.
-TEMPERATURE = 0.9
 
 
 class FoundLanguage(NamedTuple):
@@ -281,7 +293,7 @@ def identify_language(
     audio,
     table,
     languages=None,
-    temperature=TEMPERATURE,
+    temperature=None,
     smoothing=SMOOTHING,
     chunk_size=256,
 ):
@@ -304,9 +316,9 @@ def identify_language(
         Of the model's tokens, as `DiffusionASR.language_table`.
     languages : list of str, optional
         Those to compare. Default: all of the table.
-    temperature : float
-        Divides log likelihoods, in which tokens count as if they were independent. Default: as
-        fitted on diffasr-tiny.
+    temperature : float, optional
+        Divides log likelihoods, in which tokens count as if they were independent. Default: that
+        of the table.
     smoothing : float
         See `LanguageTable.weights`.
     chunk_size : int
@@ -339,14 +351,15 @@ def identify_language(
     >>> sorted(found.probabilities)
     ['en', 'fr']
     """
-    if not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature: {temperature} is not over 0")
+    if temperature is not None:
+        _check_temperature(temperature)
     if chunk_size < 1:
         raise ValueError(f"chunk_size: {chunk_size} is not 1 or more")
     if table is None:
         raise ValueError(f"table: {NO_TABLE}")
     model, prompt = searcher.model, searcher.prompt
     table.check_vocabulary(model.vocab_size)
+    temperature = temperature or table.temperature
     languages = table.check_languages(languages)
     weights = table.weights(smoothing, languages).to(audio.device)  # [V, L]
     weights[prompt.tokenizer.token_id(prompt.slot_token)] = 0.0  # the blank

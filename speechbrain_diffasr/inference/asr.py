@@ -502,7 +502,8 @@ class DiffusionASR(EncoderDecoderASR):
     @cached_property
     def aligner(self) -> WordAligner:
         """Gives words their times and confidence, a WordAligner."""
-        return WordAligner(self.mods.encoder, self.mods.decoder)
+        temperature = getattr(self.hparams, "word_temperature", 1.0)
+        return WordAligner(self.mods.encoder, self.mods.decoder, temperature=temperature)
 
     def transcribe_batch(
         self,

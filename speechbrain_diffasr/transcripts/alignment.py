@@ -206,7 +206,8 @@ class WordAligner:
         Weight of CTC in the confidence, from 0 (denoiser alone) to 1. Default: 0.5.
     temperature : float
         Divides log probabilities of words: over 1 if words are more often right than their
-        confidence says. Default: 1.0.
+        confidence says; a recognizer takes `word_temperature` of its hyperparams.yaml, if that is
+        there. Default: 1.0.
     chunk_size : int
         Frames whose logits are in memory at once. Default: 256.
 

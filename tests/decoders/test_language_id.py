@@ -95,6 +95,17 @@ def test_a_temperature_changes_how_sure_it_is_and_nothing_else(asr, audio, table
         assert one.probability >= middle.probability > other.probability
 
 
+def test_a_table_brings_the_temperature_of_its_model(asr, audio, table, tmp_path):
+    hot = LanguageTable(table.counts, table.languages, temperature=30.0)
+    hot.save(tmp_path / LANGUAGE_FILE)
+    loaded = LanguageTable.load(tmp_path / LANGUAGE_FILE)
+    assert loaded.temperature == 30.0
+    expected = identify_language(asr.mods.decoder, audio, table, temperature=30.0)
+    assert identify_language(asr.mods.decoder, audio, loaded) == expected
+    grown = count_languages({"it": ["buongiorno"]}, asr.tokenizer, table.counts.shape[1], hot)
+    assert grown.temperature == 30.0
+
+
 @pytest.mark.parametrize("seconds", [0.3, 3.0, 6.0])
 def test_silence_gives_no_sure_answer(asr, table, seconds):
     silence = torch.zeros(1, int(seconds * asr.sample_rate))
