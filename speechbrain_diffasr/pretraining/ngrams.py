@@ -9,7 +9,7 @@ from speechbrain_diffasr.dataio.tables import open_table
 from speechbrain_diffasr.decoders.ngram import TokenNGram
 from speechbrain_diffasr.lobes.tokenizer import Tokenizer
 
-LEAST = [1, 2, 2, 3]
+LEAST = [1, 1, 2, 3]
 
 
 def count_ngrams(path, tokenizer, ngram, least):

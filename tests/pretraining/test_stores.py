@@ -143,3 +143,26 @@ def test_a_draft_without_errors_reads_as_its_text(tokenizer, tmp_path, shares):
         assert filled is None
     else:
         assert max(filled) <= 30 and (draft[:, 30:] == blank).all()
+
+
+def test_a_draft_at_pace_one_is_its_text(tokenizer, tmp_path):
+    """As a prompt of text is, which a language model that never heard anything can read."""
+    path = tmp_path / "text.csv"
+    path.write_text("lang,wrd\n" + "".join(f"en,{text}\n" for text in TEXTS), encoding="utf-8")
+    blank = tokenizer.token_id("<|audio|>")
+    store = DraftStore(
+        path, tokenizer, 60, blank, 48, 16, join=0.0, max_wrong=0.0, pace=(1, 1), repeated=0.0
+    )
+    _, tokens, draft, *_ = store.batch()
+    for row, expected in zip(draft.tolist(), tokens, strict=True):
+        start = next(place for place, token in enumerate(row) if token != blank)
+        assert row[start : start + len(expected)] == expected
+        assert set(row[:start] + row[start + len(expected) :]) <= {blank}
+
+
+@pytest.mark.parametrize("pace", [(0.5, 4.0), (3.0, 2.0)])
+def test_a_pace_that_would_lose_pieces_is_refused(tokenizer, tmp_path, pace):
+    path = tmp_path / "text.csv"
+    path.write_text("lang,wrd\nen,hello\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"pace: .* are not fewest and most frames, 1 or more"):
+        DraftStore(path, tokenizer, 60, 0, 48, 4, join=0, max_wrong=0, pace=pace, repeated=0)

@@ -148,6 +148,30 @@ def test_the_released_model_is_what_the_recipe_describes():
     assert all(len(prompt.tokens(language)) < 210 for language in model["languages"])
 
 
+def test_a_denoiser_that_never_heard_anything_learns_its_own_embeddings(made, data):
+    """From text alone, beside Whisper as it is: what the losses on real speech begin with."""
+    output = made / "deaf"
+    steps = {"batch_size": 2, "warmup_steps": 1, "windows": WINDOWS}
+    settings = ["--data_folder", data, "--device", "cpu", "--precision", "fp32"]
+    settings += ["--model", json.dumps(SIZES), "--output_folder", output, "--train_window", 2.0]
+    run_script(
+        RECIPE, "pretrain_encoder", "pretrain.yaml", *settings, "--whisper_source", "null",
+        "--encoder", json.dumps({**steps, "steps": 0}),
+    )  # fmt: skip
+    weights = []
+    for count in (1, 2):
+        denoiser = json.dumps({**steps, "steps": count, "pace": [1, 1], "max_blur": 0.0})
+        run_script(
+            RECIPE, "pretrain_denoiser", "pretrain.yaml", *settings, "--embeddings", "null",
+            "--denoiser", denoiser,
+        )  # fmt: skip
+        base = load_file(output / "base.safetensors")
+        (name,) = [key for key in base if key.endswith("embed_tokens.weight")]
+        weights.append(base[name])
+    assert not torch.equal(*weights)
+    assert (output / "whisper.safetensors").exists()
+
+
 def test_training_goes_on_from_a_folder_whose_base_has_the_embeddings(made, data):
     """Encoder and denoiser from a pretrained folder: the output layer stays what it was."""
     folder, output = made / "train" / "pretrained", made / "again"
