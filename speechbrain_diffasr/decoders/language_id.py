@@ -95,11 +95,12 @@ class LanguageTable:
         """
         try:
             with safe_open(str(path), framework="pt") as file:
-                about = file.metadata()
+                languages = json.loads(file.metadata()["languages"])
                 # A copy: the tensor is the file, which may be written anew.
                 counts = file.get_tensor("counts").clone()
-                languages = json.loads(about["languages"])
-                temperature = float(about.get("temperature", TEMPERATURE))
+                temperature = TEMPERATURE
+                if "temperature" in file.keys():  # noqa: SIM118, it is no dict
+                    temperature = float(file.get_tensor("temperature"))
         except (SafetensorError, KeyError, TypeError, ValueError):
             raise ValueError(
                 f"{path}: not a table of languages; remove it, and make one with diffasr languages"
@@ -114,9 +115,11 @@ class LanguageTable:
         path : str or Path
             In a pretrained folder, with the name `LANGUAGE_FILE`.
         """
-        metadata = {"languages": json.dumps(self.languages), "temperature": str(self.temperature)}
+        metadata = {"languages": json.dumps(self.languages)}
+        temperature = torch.tensor(self.temperature, dtype=torch.float64)
+        tensors = {"counts": self.counts.contiguous(), "temperature": temperature}
         with replacing(path) as temporary:
-            save_file({"counts": self.counts.contiguous()}, temporary, metadata)
+            save_file(tensors, temporary, metadata)
             temporary.chmod(0o644)  # safetensors writes for the owner only
 
     def check_vocabulary(self, vocab_size):

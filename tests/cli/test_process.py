@@ -102,10 +102,8 @@ def test_the_command_says_what_the_interface_says(tmp_path):
         pytest.approx(soundfile.info(path).duration, abs=2e-3) for path in samples
     ]
     assert all(entry["steps"] >= 1 for entry in told)
-    assert (told[0]["language"], told[0]["language_probability"]) == (
-        "en",
-        pytest.approx(1, abs=0.2),
-    )
+    # A sixth would be no opinion.
+    assert told[0]["language"] == "en" and 0.5 < told[0]["language_probability"] <= 1
 
 
 def test_watching_changes_no_transcript(random_model, tmp_path, monkeypatch, capfd):
