@@ -80,7 +80,7 @@ def prompt_scores(asr, languages, audio):
     blank = decoder.prompt.tokenizer.token_id(decoder.prompt.slot_token)
     log_probs = [decoder.model.logits(row).log_softmax(dim=-1) for row in audio]
     # Entropy is that of the canvas, not of another reading that may be chosen in its place.
-    candidates, decoder.candidates = decoder.candidates, 0
+    readings, decoder.readings = decoder.readings, 0
     scores = {way: [] for way in ("prompt entropy", "prompt chance", "prompt CTC")}
     for language in languages:
         hypotheses = decoder.search(audio, languages=[language] * len(audio), steps=1)
@@ -102,7 +102,7 @@ def prompt_scores(asr, languages, audio):
             for frames, tokens in zip(log_probs, texts, strict=True)
         ]
         scores["prompt CTC"].append([max(one, IMPOSSIBLE) for one in likelihoods])
-    decoder.candidates = candidates
+    decoder.readings = readings
     return {way: np.array(values).T for way, values in scores.items()}
 
 

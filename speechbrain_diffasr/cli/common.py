@@ -86,7 +86,7 @@ def add_model_options(parser, steps_type=None):
     )
     options.add_argument(
         "--steps",
-        type=steps_type or _positive,
+        type=steps_type or positive,
         metavar="N,N" if steps_type else "N",
         help="denoising steps at most for an utterance, 1 or more; time grows with them"
         + ("; of several, each is tried " if steps_type else " ")
@@ -94,7 +94,7 @@ def add_model_options(parser, steps_type=None):
     )
     options.add_argument(
         "--batch-size",
-        type=_positive,
+        type=positive,
         default=8,
         metavar="N",
         help="files that are decoded together; the transcripts do not depend on it, memory does "
@@ -115,6 +115,105 @@ def add_model_options(parser, steps_type=None):
         action="store_true",
         help="let the libraries log and warn on stderr, and show why a model cannot be loaded",
     )
+
+
+def add_decoding_options(parser):
+    """Adds the options that say how canvases start, what is joined, and what is chosen among.
+
+    Arguments
+    ---------
+    parser : argparse.ArgumentParser
+
+    Example
+    -------
+    >>> parser = argparse.ArgumentParser()
+    >>> add_decoding_options(parser)
+    >>> parser.parse_args(["--start", "ctc"]).start
+    'ctc'
+    """
+    options = parser.add_argument_group("decoding", "docs/decoding.md says when which pays")
+    own = "[default: the model's own]"
+    options.add_argument(
+        "--start",
+        choices=("noise", "ctc", "draft"),
+        metavar="FROM",
+        help="what canvases start from: noise, as in the paper; ctc, what CTC reads in the audio; "
+        f"draft, the text that is given for each {own}",
+    )
+    options.add_argument(
+        "--ctc-weight",
+        type=_weight,
+        metavar="W",
+        help="at every step the denoiser's probabilities are multiplied with CTC's to this power; "
+        f"0: the denoiser alone {own}",
+    )
+    options.add_argument(
+        "--noise",
+        choices=("seed", "audio"),
+        metavar="FROM",
+        help="what the noise of a canvas follows from: seed, one for all; audio, what is heard in "
+        f"it, and the seed {own}",
+    )
+    options.add_argument(
+        "--candidates",
+        type=positive,
+        metavar="N",
+        help=f"canvases of each utterance, from noise of their own {own}",
+    )
+    options.add_argument(
+        "--choose",
+        choices=("likelihood", "consensus"),
+        metavar="BY",
+        help="what is taken of several: the likeliest by CTC and language model, or that with the "
+        f"fewest word errors if any of them is right {own}",
+    )
+    options.add_argument(
+        "--readings",
+        type=_count,
+        metavar="N",
+        help=f"readings of CTC's beam that are candidates, too; 0: none {own}",
+    )
+    options.add_argument(
+        "--keywords",
+        metavar="FILE",
+        help="words to expect, such as names, one a line: they are heard sooner",
+    )
+
+
+def configure_decoding(model, args):
+    """Makes a model decode as the options of `add_decoding_options` say.
+
+    Arguments
+    ---------
+    model : DiffusionASR
+    args : argparse.Namespace
+
+    Returns
+    -------
+    keywords : list of str
+        Those of --keywords; None if it was not given.
+
+    Raises
+    ------
+    UsageError
+        If options do not go together, or the keywords cannot be read.
+    """
+    from speechbrain_diffasr.decoders.keywords import read_keywords
+
+    names = "start", "ctc_weight", "noise", "candidates", "choose", "readings"
+    settings = {name: getattr(args, name) for name in names}
+    if settings["choose"] == "consensus" and settings["readings"] is None:
+        settings["readings"] = 0
+    keywords = None
+    try:
+        if any(value is not None for value in settings.values()):
+            model.mods.decoder.configure(**settings)
+        if args.keywords is not None:
+            keywords = read_keywords(args.keywords)
+            model.keywords(keywords)  # seen to be usable before the work begins
+    except ValueError as err:
+        raise UsageError(f"--{err}") from None
+    return keywords
 
 
 def open_model(args):
@@ -311,11 +410,47 @@ def quiet_libraries(verbose):
         logging.disable(disabled)
 
 
-def _positive(text):
+def positive(text):
+    """Reads an option that is a whole number of 1 or more.
+
+    Arguments
+    ---------
+    text : str
+
+    Returns
+    -------
+    number : int
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If it is none.
+
+    Example
+    -------
+    >>> positive("8")
+    8
+    """
     number = int(text) if text.isdecimal() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return number
+
+
+def _count(text):
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+    return int(text)
+
+
+def _weight(text):
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = -1.0
+    if not 0 <= weight < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more, such as 1.5")
+    return weight
 
 
 def _seed(text):

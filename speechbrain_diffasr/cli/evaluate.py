@@ -8,8 +8,10 @@ from pathlib import Path
 from speechbrain_diffasr.cli.common import (
     UsageError,
     add_command,
+    add_decoding_options,
     add_model_options,
     check_output,
+    configure_decoding,
     open_model,
     quiet_libraries,
     utf8_stdout,
@@ -97,12 +99,14 @@ def evaluate(args):
             for name in (
                 *("steps", "normalizers", "batch_size", "seed", "language"),
                 *("open_language", "mismatched_audio", "limit", "english_spelling"),
-                *("output", "alignments", "picture"),
+                *("output", "alignments", "picture", "n_best"),
             )
         }
+        model = open_model(args)
+        options["keywords"] = configure_decoding(model, args)
         try:
             report = evaluate_csvs(
-                open_model(args),
+                model,
                 data,
                 **options,
                 model_name=args.model or default_model(),
@@ -176,6 +180,14 @@ def add_evaluate(commands):
         metavar="FILE",
         help="draw error rates and RTFx over several --steps; .png, .svg or .pdf",
     )
+    parser.add_argument(
+        "--n-best",
+        type=_count,
+        metavar="N",
+        help="how low the rate would be if the best of as many candidates were known, one more "
+        "line below each table; their texts and scores go into --output",
+    )
+    add_decoding_options(parser)
     add_model_options(parser, _steps)
 
 

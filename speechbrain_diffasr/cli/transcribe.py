@@ -10,9 +10,12 @@ from tqdm import tqdm
 from speechbrain_diffasr.cli.common import (
     UsageError,
     add_command,
+    add_decoding_options,
     add_model_options,
     check_output,
+    configure_decoding,
     open_model,
+    positive,
     quiet_libraries,
     seconds_from_text,
     write_file,
@@ -65,6 +68,10 @@ examples:
       captions
   diffasr transcribe talk.mp3 --watch
       the canvas settles in the terminal, window after window
+  diffasr transcribe speech.wav --draft draft.txt --steps 2
+      from what another recognizer wrote
+  diffasr transcribe speech.wav --keywords names.txt
+      words to expect, one a line
   diffasr transcribe meeting.wav --rttm meeting.rttm --format vtt
       with the speakers that a diarizer found
   diffasr transcribe --manifest recordings/ --output transcripts/ --format json
@@ -84,6 +91,11 @@ _NAMING = ("ctm", "rttm")
 _WORDLESS = ("text",)
 # What of the options the transcripts of a manifest depend on.
 _SETTINGS = ("model", "language", "steps", "seed", "segment", "rttm", "max_gap")
+# The same, of options that 0.1 did not have: they count if they are given.
+_MORE_SETTINGS = (
+    *("start", "ctc_weight", "noise", "candidates", "choose", "readings", "keywords"),
+    *("draft", "n_best"),
+)
 # Full batches of the longest audio that is heard at once, from one start of the decoder to its end.
 _BATCHES = 4
 
@@ -181,11 +193,15 @@ def _transcribe_manifest(args):
         settings = {name: getattr(args, name) for name in _SETTINGS}
         if args.channels != "auto":
             settings["channels"] = args.channels
+        more = {name: getattr(args, name) for name in _MORE_SETTINGS}
+        settings |= {name: value for name, value in more.items() if value is not None}
         model, options, failures, notes = None, None, [], []
 
         def transcribe(group):
             languages = [args.language or item.language for item in group]
             own = replace(options, language=languages)
+            if options.drafts is not None:
+                own = replace(own, drafts=[drafts[item.path] for item in group])
             return _stream(model, [item.path for item in group], own)
 
         def report(item, result):
@@ -202,6 +218,8 @@ def _transcribe_manifest(args):
                 if done < len(items):
                     model, options = _prepare(args, [item.path for item in items])
                     _check_languages(items, args, model)
+                    paths = [item.path for item in items]
+                    drafts = dict(zip(paths, options.drafts or [None] * len(paths), strict=True))
                     group = _BATCHES * args.batch_size * model.max_seconds
                 with (
                     silence_mp3_decoder() as stderr,
@@ -296,12 +314,27 @@ def add_transcribe(commands):
         help="longest pause between what is heard together; 0 hears every stretch of speech by "
         "itself [default: the model's own, or 1]",
     )
+    texts = parser.add_argument_group("other texts")
+    texts.add_argument(
+        "--draft",
+        metavar="FILE",
+        help="what may be said, by another recognizer, say, for canvases to start from: a text "
+        "file for one audio file, or what --format json writes, of any number of them",
+    )
+    texts.add_argument(
+        "--n-best",
+        type=positive,
+        metavar="N",
+        help="with --format json: as many of the texts that each segment was chosen among, with "
+        "scores, where there are --candidates or --readings",
+    )
     parser.add_argument(
         "--watch",
         action="store_true",
         help="show on stderr how the canvas settles; one file after the other, long ones window "
         "after window",
     )
+    add_decoding_options(parser)
     add_model_options(parser)
 
 
@@ -319,6 +352,8 @@ def _check(args):
         raise UsageError(
             f"--format: {args.format} holds one recording; name one audio file, or use --manifest"
         )
+    if args.n_best is not None and args.format != "json":
+        raise UsageError(f"--n-best: {args.format} has no place for them; use --format json")
     if args.watch and args.manifest is not None:
         raise UsageError("--watch: shows files one after the other; name audio files instead")
 
@@ -326,11 +361,18 @@ def _check(args):
 def _prepare(args, paths):
     """The model, and how it is to transcribe; boundaries and turns were seen to be usable."""
     model = open_model(args)
+    keywords = configure_decoding(model, args)
     from speechbrain_diffasr.decoders.language_id import NO_TABLE
+    from speechbrain_diffasr.inference.drafts import read_drafts
     from speechbrain_diffasr.inference.streaming import DecodingOptions
     from speechbrain_diffasr.segmentation.boundaries import Rttm, read_boundaries
 
-    turns = None
+    turns = drafts = None
+    try:
+        if args.draft is not None:
+            drafts = read_drafts(args.draft, paths)
+    except ValueError as err:
+        raise UsageError(f"--{err}") from None
     try:
         if args.boundaries is not None:
             # Samples are those of the audio file, which is opened later.
@@ -353,6 +395,9 @@ def _prepare(args, paths):
         words=args.format not in _WORDLESS,
         max_gap=args.max_gap,
         channels=args.channels,
+        drafts=drafts,
+        keywords=keywords,
+        n_best=args.n_best or 0,
     )
 
 

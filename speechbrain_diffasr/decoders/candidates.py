@@ -11,10 +11,12 @@ import unicodedata
 from dataclasses import dataclass
 
 import torch
+from torchaudio.functional import edit_distance
 
 from speechbrain_diffasr.decoders.canvas import fill_canvas
 from speechbrain_diffasr.decoders.prefixes import Taste, search_prefixes
 from speechbrain_diffasr.lobes.output_layer import head_logits, token_log_probs
+from speechbrain_diffasr.text.spacing import split_text
 
 # Of CTC in the search, which has no other evidence.
 LEAST_WEIGHT = 0.1
@@ -28,20 +30,21 @@ class Candidate:
     ---------
     tokens : list of int
     score : float
-        What candidates are ordered by, in nats.
-    ctc : float
+        What candidates are ordered by: nats, or minus the errors that are expected of it.
+    ctc : float, optional
         Its log-likelihood by CTC; minus infinity if the frames are too few for it.
-    ngram : float
+    ngram : float, optional
         By n-grams; 0 without any.
     log_probs : torch.Tensor
-        Log probability by the language model of each token and of the end behind them, [U + 1].
+        Log probability by the language model of each token and of the end behind them, [U + 1]; of
+        a canvas that was elected, of each of its tokens, [C].
     """
 
     tokens: list
     score: float
-    ctc: float
-    ngram: float
-    log_probs: torch.Tensor
+    ctc: float | None = None
+    ngram: float | None = None
+    log_probs: torch.Tensor | None = None
 
 
 def find_letters(pieces, scripts):
@@ -143,6 +146,30 @@ def score_text(model, prompt, readings, end, chunk_size):
     return [row[: len(tokens) + 1] for row, tokens in zip(log_probs, readings, strict=True)]
 
 
+def expected_errors(texts):
+    """How many word errors each text has on average, if any of them may be what was said.
+
+    The text with the fewest is that of least Bayes risk, as in ROVER and its kin (Goel and Byrne,
+    https://doi.org/10.1006/csla.2000.0138); characters count as words where a script has no spaces.
+
+    Arguments
+    ---------
+    texts : list of str
+
+    Returns
+    -------
+    errors : list of float
+
+    Example
+    -------
+    >>> expected_errors(["so it is", "so is it", "so it is", "so"])
+    [1.0, 1.5, 1.0, 1.5]
+    """
+    words = [[text[start:stop] for start, stop in split_text(text)] for text in texts]
+    table = [[edit_distance(one, other) for other in words] for one in words]
+    return [sum(row) / len(row) for row in table]
+
+
 class CandidateRanker:
     """Orders readings of an utterance by what its models say of them.
 
@@ -156,7 +183,7 @@ class CandidateRanker:
     end : int
         End-of-text token.
     count : int
-        Readings of CTC that are tried beside those that are given.
+        Readings of CTC that are tried beside those that are given; 0 for none.
     ctc_weight : float
         w, of CTC's log-likelihood; the language model's has one minus it.
     ngram : TokenNGram, optional
@@ -197,7 +224,7 @@ class CandidateRanker:
         self.ngram = ngram if ngram_weight else None
         self.ngram_weight, self.token_bonus = ngram_weight, token_bonus
 
-    def __call__(self, audio, prompt, readings, allowed=None, language=None):
+    def __call__(self, audio, prompt, readings, allowed=None, language=None, keywords=None):
         """Finds other readings and orders them all.
 
         Arguments
@@ -213,6 +240,8 @@ class CandidateRanker:
         language : str, optional
             Of the n-grams. Default: the one that CTC's reading is likeliest in. In a language that
             they do not have they say nothing, and tokens have no bonus.
+        keywords : Keywords, optional
+            Words to expect, which CTC then hears sooner. Default: none.
 
         Returns
         -------
@@ -224,11 +253,15 @@ class CandidateRanker:
         log_probs = torch.cat(
             [head_logits(row, head.weight, head.softcap).log_softmax(dim=-1) for row in rows]
         )
+        if keywords is not None:
+            log_probs = self._expect(log_probs, keywords)
         heard = log_probs
         if allowed is not None:
             heard = heard.masked_fill(~allowed.to(heard.device), -torch.inf)
         taste = self._taste(heard, language)
-        found = [*readings, *search_prefixes(heard, self.blank, self.count, taste)]
+        found = list(readings)
+        if self.count:
+            found += search_prefixes(heard, self.blank, self.count, taste)
         found = list(dict.fromkeys(map(tuple, found)))
         usual, bonus = [0.0] * len(found), 0.0
         if taste is not None:
@@ -250,6 +283,14 @@ class CandidateRanker:
             )
         ]
         return sorted(candidates, key=lambda one: one.score, reverse=True)
+
+    def _expect(self, log_probs, keywords):
+        """What CTC hears, keywords sooner."""
+        others = [token for token in range(log_probs.shape[1]) if token != self.blank]
+        some, silence = keywords.boost(log_probs[:, others], others, log_probs[:, self.blank])
+        boosted = log_probs.clone()
+        boosted[:, others], boosted[:, self.blank] = some, silence
+        return boosted
 
     def _taste(self, log_probs, language):
         """What the search is to prefer, in nats of CTC's."""

@@ -1,5 +1,6 @@
 """How a canvas starts, and how training corrupts one: uniform noise over the vocabulary."""
 
+import hashlib
 import math
 from dataclasses import dataclass
 
@@ -130,6 +131,81 @@ def fill_canvas(tokens, length, eos, device=None):
     for row, values in zip(canvas, tokens, strict=True):
         row[: len(values)] = torch.tensor(values, dtype=torch.long)
     return canvas.to(device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What may be said in an utterance: a draft by CTC, by another recognizer, or by hand.
+
+    Arguments
+    ---------
+    tokens : list of int
+    confidences : list of float
+        How sure each is, from 0 to 1. Default: all are, wholly.
+    """
+
+    tokens: list
+    confidences: list = None
+
+
+def start_canvases(guesses, noise, least, eos):
+    """Writes drafts onto canvases: what is sure enough, and noise elsewhere.
+
+    Arguments
+    ---------
+    guesses : list of Guess or None
+        None leaves a canvas of noise.
+    noise : torch.Tensor
+        The canvases as they would be without drafts, [B, C].
+    least : list of float
+        Confidence from which a token is kept, for each.
+    eos : int
+        End-of-text token, which fills what is behind a draft.
+
+    Returns
+    -------
+    canvas : torch.Tensor
+        [B, C]; of a draft that is longer, its beginning.
+
+    Example
+    -------
+    >>> noise = torch.tensor([[20, 21, 22, 23], [24, 25, 26, 27]])
+    >>> start_canvases([Guess([5, 6, 7], [0.9, 0.2, 0.6]), None], noise, [0.5, 0.5], eos=1)
+    tensor([[ 5, 21,  7,  1],
+            [24, 25, 26, 27]])
+    """
+    width = noise.shape[1]
+    texts = [[] if guess is None else guess.tokens[:width] for guess in guesses]
+    canvas = fill_canvas(texts, width, eos)
+    kept = torch.zeros(canvas.shape, dtype=torch.bool)
+    for row, guess, limit in zip(kept, guesses, least, strict=True):
+        if guess is not None:
+            row[:] = True
+            sure = guess.confidences or [1.0] * len(guess.tokens)
+            row[: len(sure)] = torch.tensor([one >= limit for one in sure[:width]])
+    canvas, kept = (part.to(noise.device, non_blocking=True) for part in (canvas, kept))
+    return torch.where(kept, canvas, noise)
+
+
+def mix_seeds(*parts):
+    """One seed from several numbers: others for any change of one of them.
+
+    Arguments
+    ---------
+    *parts : int
+
+    Returns
+    -------
+    seed : int
+        From 0 to 2^63 - 1.
+
+    Example
+    -------
+    >>> mix_seeds(0, 1) == mix_seeds(0, 1) != mix_seeds(1, 0)
+    True
+    """
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 def corrupt_canvas(tokens, vocab_size, generators=None, min_rate=0.001, max_rate=1.0):

@@ -3,6 +3,7 @@
 import torch
 from transformers import DynamicCache
 
+from speechbrain_diffasr.decoders.joint import join
 from speechbrain_diffasr.kernels.vocabulary import read_logits
 from speechbrain_diffasr.lobes.diffusion_gemma import Context
 
@@ -19,10 +20,10 @@ class EagerDenoiser:
     def __init__(self, gemma):
         self.gemma = gemma
 
-    def allocate(self, slots, prompt_width, canvas_width, beginning=()):
+    def allocate(self, slots, prompt_width, canvas_width, beginning=(), joint=None):
         """Makes room for utterances; see `FusedDenoiser.allocate`."""
-        del slots, beginning
-        return EagerCache(self.gemma, prompt_width, canvas_width)
+        del beginning
+        return EagerCache(self.gemma, slots, prompt_width, canvas_width, joint)
 
     def is_current(self):
         """Always, since nothing is copied; see `FusedDenoiser.is_current`."""
@@ -35,20 +36,27 @@ class EagerCache:
     Arguments
     ---------
     gemma : DiffusionGemma
+    slots : int
+        Utterances at once.
     prompt_width, canvas_width : int
         Tokens of the longest prompt and canvas.
+    joint : JointSettings, optional
+        How CTC's evidence is joined. Default: it is not.
     """
 
-    def __init__(self, gemma, prompt_width, canvas_width):
+    def __init__(self, gemma, slots, prompt_width, canvas_width, joint=None):
         check_window(gemma, prompt_width, canvas_width)
-        self.gemma = gemma
+        self.gemma, self.joint = gemma, joint
+        self.evidence = joint and joint.silence(slots, gemma.head.weight.device)
         self.prompt_width, self.canvas_width = prompt_width, canvas_width
         self.entered = {}  # by slot: cached keys and values by layer, mask, prompt length
         self.logits = {}  # by slot: of the last step
         self.slots, self.context = None, None
 
-    def prefill(self, slots, embeddings, lengths):
+    def prefill(self, slots, embeddings, lengths, evidence=None):
         """Encodes the prompts of utterances; see `KVCache.prefill`."""
+        if self.joint is not None:
+            self.evidence[slots] = evidence
         _, context = self.gemma.encode(embeddings, lengths)
         for row, slot in enumerate(slots.tolist()):
             layers = [(layer.keys[row], layer.values[row]) for layer in context.cache.layers]
@@ -71,9 +79,29 @@ class EagerCache:
             canvases.canvas, self.context, previous, mask, lengths=canvases.lengths
         )
         logits = self.gemma.logits(hidden)  # [B, C, V]
-        scaled = (logits / temperature[:, None, None]).to(hidden.dtype)
-        self.logits.update(zip(slots, scaled, strict=True))
-        return read_logits(logits, temperature, uniforms)
+        scaled = logits / temperature[:, None, None]
+        predictions = read_logits(logits, temperature, uniforms)
+        if self.joint is not None:
+            predictions, scaled = self._join(predictions, scaled.float(), canvases, uniforms)
+        self.logits.update(zip(slots, scaled.to(hidden.dtype), strict=True))
+        return predictions
+
+    def _join(self, predictions, scaled, canvases, uniforms):
+        """Predictions that heed CTC, and logits of the same distributions."""
+        evidence, end = self.evidence[canvases.slots], self.joint.end
+        probs = scaled.softmax(dim=-1)
+        columns = evidence.tokens[:, None].expand(-1, probs.shape[1], -1)
+        joined, joint_probs, tokens = join(
+            predictions,
+            probs.gather(2, columns),
+            probs[..., end],
+            evidence,
+            self.joint.weight,
+            canvases.lengths,
+            uniforms,
+            end,
+        )
+        return joined, torch.zeros_like(probs).scatter_add_(2, tokens, joint_probs).log()
 
     def _gather(self, slots):
         """The context of the utterances in these slots, in this order."""

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from speechbrain_diffasr.decoders.eager import check_window
+from speechbrain_diffasr.decoders.joint import JointSettings, join, probs_of
 from speechbrain_diffasr.decoders.packing import WeightPacker
 from speechbrain_diffasr.kernels.attention import attend, attend_causal
 from speechbrain_diffasr.kernels.common import Predictions
@@ -79,7 +80,7 @@ class FusedDenoiser:
         first = self._sources[0]
         return sum(p._version for p in self._sources), first.data_ptr(), first.dtype
 
-    def allocate(self, slots, prompt_width, canvas_width, beginning=()):
+    def allocate(self, slots, prompt_width, canvas_width, beginning=(), joint=None):
         """Makes room for utterances.
 
         Arguments
@@ -92,6 +93,8 @@ class FusedDenoiser:
             Tokens of the longest canvas.
         beginning : tuple of int
             Tokens that all prompts begin with; they are encoded once. Default: none.
+        joint : JointSettings, optional
+            How CTC's evidence is joined at every step. Default: it is not.
 
         Returns
         -------
@@ -99,7 +102,7 @@ class FusedDenoiser:
             For one use at a time: opening another one may overwrite it.
         """
         slots = padded_batch(slots)
-        key = slots, prompt_width, canvas_width, tuple(beginning)
+        key = slots, prompt_width, canvas_width, tuple(beginning), joint
         if key not in self._kv_caches:
             per_slot = (
                 sum(
@@ -231,10 +234,22 @@ class FusedDenoiser:
             self.gemma.softcap,
             temperature[:, None].expand(-1, length).reshape(-1),
             uniforms.reshape(-1),
-            self.embeddings,
+            None if kv_cache.joint else self.embeddings,
             top=self.top_tokens,
         )
-        soft_embedding = predictions.soft_embedding * self.embed_scale
+        if kv_cache.joint is None:
+            soft_embedding = predictions.soft_embedding
+        else:
+            predictions, soft_embedding = self._join(
+                kv_cache,
+                normed.view(batch, length, -1),
+                predictions.view(batch, length),
+                rows,
+                canvas_lengths,
+                temperature,
+                uniforms,
+            )
+        soft_embedding = soft_embedding * self.embed_scale
         kv_cache.soft_embedding.index_copy_(0, rows, soft_embedding.view(batch, length, -1))
         parts = (
             predictions.tokens,
@@ -243,6 +258,30 @@ class FusedDenoiser:
             predictions.proposals,
         )
         return tuple(part.view(batch, length) for part in parts)
+
+    def _join(self, kv_cache, hidden, predictions, rows, lengths, temperature, uniforms):
+        """Predictions that heed CTC, and their expected embeddings [B, C, D]."""
+        joint, evidence = kv_cache.joint, kv_cache.evidence[rows]
+        ends = torch.full_like(evidence.tokens[:, :1], joint.end)
+        columns = torch.cat([evidence.tokens, ends], dim=1)  # [B, M + 1]
+        softcap = self.gemma.softcap
+        probs = probs_of(hidden, self.head, softcap, columns, predictions, temperature)
+        joined, probs, _ = join(
+            predictions,
+            probs[..., :-1],
+            probs[..., -1],
+            evidence,
+            joint.weight,
+            lengths,
+            uniforms,
+            joint.end,
+        )
+        # The products that the whole vocabulary would need are left out.
+        probs = probs.to(self.embeddings.dtype)
+        soft_embedding = torch.bmm(probs[..., : joint.count], self.embeddings[evidence.tokens])
+        soft_embedding += probs[..., joint.count, None] * self.embeddings[predictions.tokens]
+        soft_embedding += probs[..., joint.count + 1 :] * self.embeddings[joint.end]
+        return joined, soft_embedding
 
     def _heads(self, layer, normed, batch, cos, sin, keys, values, rows, start):
         qkv = F.linear(normed, layer.qkv).view(batch, -1, len(layer.qkv))
@@ -290,6 +329,8 @@ class KVCache:
     canvas_width : int
     beginning : tuple of int
         Tokens that all prompts begin with.
+    joint : JointSettings, optional
+        How CTC's evidence is joined. Default: it is not.
     """
 
     denoiser: FusedDenoiser
@@ -297,6 +338,7 @@ class KVCache:
     prompt_width: int
     canvas_width: int
     beginning: tuple
+    joint: JointSettings | None = None
 
     def __post_init__(self):
         denoiser = self.denoiser
@@ -309,6 +351,7 @@ class KVCache:
         self.soft_embedding, *caches = denoiser.views(shapes)
         self.caches = list(zip(caches[::2], caches[1::2], strict=True))
         device = self.soft_embedding.device
+        self.evidence = self.joint and self.joint.silence(rows, device)
         self.prompt_lengths = torch.ones(rows, dtype=torch.long, device=device)
         positions = torch.arange(width, device=device)[None]
         self.rotations = {
@@ -326,7 +369,7 @@ class KVCache:
             for (keys, values), (k, v) in pairs:
                 keys[:, :, :end], values[:, :, :end] = k, v
 
-    def prefill(self, slots, embeddings, lengths):
+    def prefill(self, slots, embeddings, lengths, evidence=None):
         """Encodes the prompts of utterances.
 
         Arguments
@@ -337,7 +380,11 @@ class KVCache:
             Of the whole prompts, [B, P, D].
         lengths : torch.Tensor
             Of the prompts, [B].
+        evidence : Evidence, optional
+            What CTC hears in them, if that is joined.
         """
+        if self.joint is not None:
+            self.evidence[slots] = evidence
         start = len(self.beginning)
         embeddings = embeddings[:, start:].to(self.soft_embedding.dtype)
         self.prompt_lengths[slots] = lengths

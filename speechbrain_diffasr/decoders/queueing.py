@@ -1,10 +1,12 @@
 """Utterances that wait for room in a batch."""
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, takewhile
 
 import torch
+
+from speechbrain_diffasr.decoders.canvas import Guess
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +26,15 @@ class Utterance:
     seconds : float, optional
         Of audio. Default: unknown, as much as the slots hold.
     canvas_length : int, optional
-        Tokens that the canvas has. Default: what the seconds call for.
+        Tokens that the canvas has. Default: what the seconds or the draft call for.
+    draft : Guess, optional
+        What may be said, for the canvas to start from. Default: as the searcher starts.
+    keywords : Keywords, optional
+        Words to expect. Default: none.
+    copy : int
+        Which of several canvases of an utterance it is. Default: the first, 0.
+    original : Utterance, optional
+        That it is a copy of. Default: none, it was given.
     """
 
     audio: torch.Tensor
@@ -33,6 +43,15 @@ class Utterance:
     seed: int | None = None
     seconds: float | None = None
     canvas_length: int | None = None
+    draft: Guess | None = None
+    keywords: object = None
+    copy: int = 0
+    original: "Utterance | None" = None
+
+    @property
+    def source(self):
+        """The utterance that was given, of which there may be copies."""
+        return self.original or self
 
 
 class Queue:
@@ -57,6 +76,26 @@ class Queue:
         self._source = iter(utterances)
         self._waiting = deque()
         self._later = deque()
+        self._copies = 1
+
+    def set_copies(self, number):
+        """Makes each utterance wait so many times, one copy behind the other.
+
+        Arguments
+        ---------
+        number : int
+            Of utterances that wait and of those to come.
+        """
+        waiting = [one for one in self._waiting if not one.copy]
+        self._copies, self._waiting = number, deque()
+        self.put(waiting)
+
+    def _copy(self, utterance):
+        if self._copies == 1:
+            return [utterance]
+        return [
+            replace(utterance, copy=copy, original=utterance.source) for copy in range(self._copies)
+        ]
 
     def __len__(self):
         """Utterances that were put in and wait."""
@@ -64,11 +103,13 @@ class Queue:
 
     def put(self, utterances):
         """Adds utterances behind those that wait."""
-        self._waiting.extend(utterances)
+        for utterance in utterances:
+            self._waiting.extend(self._copy(utterance))
 
     def put_front(self, utterances):
         """Adds utterances before all others: for parts of what was begun, which hold memory."""
-        self._waiting.extendleft(reversed(utterances))
+        for utterance in reversed(utterances):
+            self._waiting.extendleft(reversed(self._copy(utterance)))
 
     def requeue(self, utterance):
         """Puts an utterance back behind all others, of any length of the queue.
@@ -84,7 +125,7 @@ class Queue:
             utterance = next(self._source, None)
             if utterance is None:
                 break
-            self._waiting.append(utterance)
+            self.put([utterance])
         if not self._waiting:
             self._waiting, self._later = self._later, deque()
         return list(islice(self._waiting, number))

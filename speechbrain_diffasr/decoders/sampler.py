@@ -296,8 +296,8 @@ class Sampler(ABC):
             Where the model keeps what it knows of each. Default: in this order.
         device : torch.device, optional
             Of the model. Default: the CPU.
-        canvas : torch.Tensor, optional
-            Tokens to start from, [B, C]. Default: noise.
+        canvas : callable, optional
+            Takes noise, [B, C], and returns the tokens to start from. Default: the noise itself.
 
         Returns
         -------
@@ -323,7 +323,7 @@ class Sampler(ABC):
             slots=torch.tensor(range(batch) if slots is None else slots, device=device),
             lengths=torch.tensor(lengths, device=device),
             noise=noise,
-            canvas=noise.start if canvas is None else canvas,
+            canvas=noise.start if canvas is None else canvas(noise.start),
             tokens=torch.full_like(noise.start, -1),
             log_probs=zeros,
             entropy=zeros,

@@ -9,17 +9,24 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from speechbrain_diffasr.decoders.candidates import CandidateRanker, find_letters
-from speechbrain_diffasr.decoders.canvas import round_up
-from speechbrain_diffasr.decoders.ctc import read_canvas
+from speechbrain_diffasr.decoders.candidates import (
+    Candidate,
+    CandidateRanker,
+    expected_errors,
+    find_letters,
+)
+from speechbrain_diffasr.decoders.canvas import Guess, mix_seeds, round_up, start_canvases
 from speechbrain_diffasr.decoders.eager import EagerDenoiser
 from speechbrain_diffasr.decoders.fused import FusedDenoiser
+from speechbrain_diffasr.decoders.joint import Evidence, JointSettings, hear
 from speechbrain_diffasr.decoders.packing import unsupported_reason
 from speechbrain_diffasr.decoders.queueing import Queue, Utterance
 
 # Waiting utterances enter when this share of a batch is free: prompts are encoded together.
 REFILL = 0.25
-STARTS = "noise", "ctc"
+STARTS = "noise", "ctc", "draft"
+CHOICES = "likelihood", "consensus"
+NOISES = "seed", "audio"
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +47,8 @@ class Hypothesis:
         Of the last prediction at each position, in nats, [C].
     steps : int
         Denoising steps that were taken.
+    candidates : tuple of Candidate
+        What it was chosen among, the best first. Default: nothing else was there.
     """
 
     key: object
@@ -47,6 +56,23 @@ class Hypothesis:
     log_probs: torch.Tensor
     entropy: torch.Tensor
     steps: int
+    candidates: tuple = ()
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What CTC hears in an utterance.
+
+    Arguments
+    ---------
+    reading : Guess
+        Read greedily.
+    evidence : Evidence
+        Of one utterance.
+    """
+
+    reading: Guess
+    evidence: Evidence
 
 
 class DiffusionSearcher(nn.Module):
@@ -80,12 +106,36 @@ class DiffusionSearcher(nn.Module):
     fp8_experts : bool
         Whether the weights of the experts are rounded to float8 when fused: half the bytes to
         read, at the price of an error. Default: False.
-    candidates : int
-        Readings of CTC that each denoised canvas is compared with; see `CandidateRanker`. The text
-        is the one that CTC and the causal half of the language model find most likely together.
-        Default: 0, the canvas as it is.
+    start : str
+        What canvases start from: "noise", as the paper's; "ctc", what CTC reads in the audio; or
+        "draft", what the caller gives, and else noise. A draft that is given is always started
+        from. Default: "noise".
+    draft_confidence : float
+        Confidence from which tokens of a draft are kept; the others start as noise. Of further
+        `candidates` each keeps less of it. Default: 0.5.
+    draft_margin : float, optional
+        A canvas that starts from a draft has so many more tokens than it, as a share of them, and
+        grows if that is too few. Default: its length follows from `tokens_per_second`.
     ctc_weight : float
-        Share of CTC's log-likelihood in that. Default: 0.5.
+        Power of CTC's probabilities that are joined with the denoiser's at every step, see
+        `decoders.joint`. Default: 0, the denoiser alone.
+    ctc_tokens : int
+        Tokens of CTC's that are looked at for `start`, `ctc_weight` and `noise`: the likeliest of
+        each utterance. Default: 256.
+    noise : str
+        What the noise of an utterance follows from: "seed", which is one for all, or "audio", so
+        that one seed's luck does not move the score of a whole corpus: the seed and what CTC reads
+        in it. Default: "seed".
+    candidates : int
+        Canvases of each utterance, each from noise of its own. Default: 1.
+    choose : str
+        Among several candidates: "likelihood", what CTC and the causal half of the language model
+        find most likely together, see `CandidateRanker`, or "consensus", the canvas with the fewest
+        word errors if any of them is right, see `expected_errors`. Default: "likelihood".
+    readings : int
+        Readings of CTC that are candidates, too, if the choice is by likelihood. Default: 0.
+    rank_weight : float
+        Share of CTC's log-likelihood in that choice. Default: 0.5.
     ngram : TokenNGram, optional
         N-grams that have a say in that, too, and in which readings there are. Default: none.
     ngram_weight : float
@@ -96,15 +146,16 @@ class DiffusionSearcher(nn.Module):
         By language code, the first words of the Unicode names of its letters, such as
         `{hi: [DEVANAGARI]}`: where the language is named, CTC, which does not know of it, reads
         pieces in no other letters. Default: any.
-    start : str
-        What canvases start from: "noise", as the paper's, or "ctc", what CTC reads in the audio.
-        For denoisers that were trained so (`drafted`). Default: "noise".
+    keyword_bonus, keyword_floor, keyword_lift : float
+        How words that are to be expected are heard: nats a token in their favour, the least mean
+        log probability of their tokens, and nats by which they then stand above all else, see
+        `Keywords`. Default: 2.5, -3, 4.
 
     Raises
     ------
     ValueError
-        If `start` is unknown, what needs `window` is given without it, or slots are trimmed of a
-        prompt that chooses its audio.
+        If what needs `window` is given without it, slots are trimmed of a prompt that chooses its
+        audio, or as `configure` says.
 
     Example
     -------
@@ -128,17 +179,25 @@ class DiffusionSearcher(nn.Module):
         trim_slots=False,
         top_tokens=None,
         fp8_experts=False,
-        candidates=0,
-        ctc_weight=0.5,
+        start="noise",
+        draft_confidence=0.5,
+        draft_margin=None,
+        ctc_weight=0.0,
+        ctc_tokens=256,
+        noise="seed",
+        candidates=1,
+        choose="likelihood",
+        readings=0,
+        rank_weight=0.5,
         ngram=None,
         ngram_weight=0.0,
         token_bonus=0.0,
         scripts=None,
-        start="noise",
+        keyword_bonus=2.5,
+        keyword_floor=-3.0,
+        keyword_lift=4.0,
     ):
         super().__init__()
-        if start not in STARTS:
-            raise ValueError(f"start: {start!r} is unknown; expected {' or '.join(STARTS)}")
         if window is None and (tokens_per_second is not None or trim_slots):
             raise ValueError("DiffusionSearcher: tokens_per_second and trim_slots need window")
         if trim_slots and prompt.most_blank is not None:
@@ -156,17 +215,84 @@ class DiffusionSearcher(nn.Module):
         self.trim_slots = trim_slots
         self.top_tokens = top_tokens
         self.fp8_experts = fp8_experts
-        self.candidates, self.ctc_weight = candidates, ctc_weight
+        self.draft_confidence, self.draft_margin = draft_confidence, draft_margin
+        self.ctc_tokens, self.rank_weight = ctc_tokens, rank_weight
+        self.configure(start, ctc_weight, noise, candidates, choose, readings)
         self.ngram, self.ngram_weight, self.token_bonus = ngram, ngram_weight, token_bonus
         self.scripts = dict(scripts or {})
+        self.keyword_options = {
+            "bonus": keyword_bonus,
+            "floor": keyword_floor,
+            "lift": keyword_lift,
+        }
         self._allowed = {}  # by language: tokens that CTC may read
-        self.start = start
         self._denoiser, self._made_for = None, None
         self._turn = None  # of the decoding that began last: all share memory
+        self._heard = {}  # of utterances on their way
 
     def __getstate__(self):
         # Packed weights and CUDA graphs are made anew where a copy decodes.
-        return self.__dict__ | {"_denoiser": None, "_made_for": None, "_turn": None}
+        return self.__dict__ | {"_denoiser": None, "_made_for": None, "_turn": None, "_heard": {}}
+
+    def configure(
+        self,
+        start=None,
+        ctc_weight=None,
+        noise=None,
+        candidates=None,
+        choose=None,
+        readings=None,
+    ):
+        """Changes how utterances are decoded from now on; what is not given stays.
+
+        Arguments
+        ---------
+        start, noise, choose : str, optional
+        ctc_weight : float, optional
+        candidates, readings : int, optional
+            As for the searcher itself.
+
+        Raises
+        ------
+        ValueError
+            If something is unknown or out of its range, or readings would have no vote; then
+            nothing has changed.
+        """
+        given = {
+            "start": (start, STARTS),
+            "ctc_weight": (ctc_weight, 0),
+            "noise": (noise, NOISES),
+            "candidates": (candidates, 1),
+            "choose": (choose, CHOICES),
+            "readings": (readings, 0),
+        }
+        new = {}
+        for name, (value, known) in given.items():
+            if value is None:
+                new[name] = getattr(self, name)
+                continue
+            if isinstance(known, tuple) and value not in known:
+                raise ValueError(f"{name}: {value!r} is unknown; expected {' or '.join(known)}")
+            if not isinstance(known, tuple) and value < known:
+                raise ValueError(f"{name}: {value}; expected {known} or more")
+            new[name] = value
+        if new["choose"] == "consensus" and new["readings"]:
+            raise ValueError(
+                "choose: consensus is of canvases, and readings have no vote; set readings to 0, "
+                "or choose to likelihood"
+            )
+        for name, value in new.items():
+            setattr(self, name, value)
+
+    def settings(self):
+        """What `configure` changes, as it is.
+
+        Returns
+        -------
+        settings : dict
+        """
+        names = "start", "ctc_weight", "noise", "candidates", "choose", "readings"
+        return {name: getattr(self, name) for name in names}
 
     def denoiser(self):
         """What runs the model, for its weights as they are now.
@@ -262,10 +388,12 @@ class DiffusionSearcher(nn.Module):
         mode = torch.no_grad() if self._device().type == "cuda" else torch.inference_mode()
         stream = mode(self._stream)
         queue = utterances if isinstance(utterances, Queue) else Queue(utterances)
+        queue.set_copies(self.candidates)
         return stream(queue, batch_size, steps, callback, on_start, autocast)
 
     def _stream(self, queue, batch_size, steps, callback, on_start, autocast):
         turn = self._turn = object()
+        self._heard, waiting = {}, {}
         device = self._device().type
         precision = {"device_type": device, "dtype": autocast, "enabled": autocast is not None}
         with torch.autocast(**precision):
@@ -273,17 +401,19 @@ class DiffusionSearcher(nn.Module):
         if isinstance(denoiser, FusedDenoiser):
             precision = {"device_type": device, "enabled": False}
         while group := queue.peek(batch_size):
+            self._listen(group, precision)
             prompt_width = max(map(self._prompt_width, group))
             canvas_width = max(map(self._canvas_length, group))
             self._check_turn(turn)
             kv_cache = denoiser.allocate(
-                len(group), prompt_width, canvas_width, self.prompt.beginning
+                len(group), prompt_width, canvas_width, self.prompt.beginning, self._joint()
             )
             free = list(range(len(group)))
 
             def admit(going, kv_cache=kv_cache, group=group, free=free):
                 if going is not None and len(free) < REFILL * len(group):
                     return going
+                self._listen(queue.peek(len(free)), precision)
                 entering = queue.take(
                     len(free),
                     lambda utterance: utterance in group or self._fits(utterance, kv_cache),
@@ -292,7 +422,8 @@ class DiffusionSearcher(nn.Module):
                     return going
                 self._check_turn(turn)
                 for utterance in entering if on_start is not None else ():
-                    on_start(utterance)
+                    if not utterance.copy:
+                        on_start(utterance)
                 slots = [free.pop() for _ in entering]
                 with torch.autocast(**precision):
                     new = self._prefill(kv_cache, entering, slots, steps)
@@ -306,10 +437,17 @@ class DiffusionSearcher(nn.Module):
             for ended in self.sampler(predict, admit, steps, callback):
                 free += ended.slots.tolist()
                 for utterance, hypothesis in self._read(ended, queue):
-                    if self.candidates:
-                        with torch.autocast(device, autocast, enabled=autocast is not None):
-                            hypothesis = self._choose(utterance, hypothesis)
-                    yield hypothesis
+                    canvases = waiting.setdefault(id(utterance.source), {})
+                    canvases[utterance.copy] = hypothesis
+                    if len(canvases) < self.candidates:
+                        continue
+                    del waiting[id(utterance.source)]
+                    self._heard.pop(id(utterance.source), None)
+                    with torch.autocast(device, autocast, enabled=autocast is not None):
+                        found = self._choose(
+                            utterance, [canvases[copy] for copy in sorted(canvases)]
+                        )
+                    yield found
 
     def _check_turn(self, turn):
         """Refuses to go on where another decoding has written over what this one remembers."""
@@ -325,33 +463,100 @@ class DiffusionSearcher(nn.Module):
         width = self._prompt_width(utterance)
         return length <= kv_cache.canvas_width < 2 * length and width <= kv_cache.prompt_width
 
+    def _joint(self):
+        """How CTC's evidence is joined at every step, None if it is not."""
+        if not self.ctc_weight:
+            return None
+        tokenizer = self.prompt.tokenizer
+        count = min(self.ctc_tokens, self.model.vocab_size - 2)
+        return JointSettings(self.ctc_weight, count, self.prompt.num_frames, tokenizer.eos_id)
+
+    def _listen(self, utterances, precision):
+        """Hears what CTC does, in utterances of which that is needed and not known yet."""
+        is_needed = self.start == "ctc" or self.ctc_weight or self.noise == "audio"
+        if not is_needed:
+            return
+        groups = {}
+        for utterance in utterances:
+            source = utterance.source
+            if id(source) not in self._heard:
+                groups.setdefault(id(source.keywords), {})[id(source)] = source
+        for group in groups.values():
+            with torch.autocast(**precision):
+                self._hear(list(group.values()))
+
+    def _hear(self, utterances):
+        """Hears utterances that expect the same words."""
+        audio = torch.stack([utterance.audio for utterance in utterances])
+        frames = [self._filled(utterance) for utterance in utterances]
+        keywords = utterances[0].keywords
+        allowed = [self._readable(utterance.language) for utterance in utterances]
+        if any(one is not None for one in allowed):
+            everything = torch.ones(self.model.vocab_size, dtype=torch.bool)
+            allowed = [everything if one is None else one for one in allowed]
+            allowed = torch.stack(allowed).to(audio.device)
+        else:
+            allowed = None
+        tokenizer = self.prompt.tokenizer
+        evidence = hear(
+            audio[:, : min(round_up(max(frames)), audio.shape[1])],
+            self.model.head,
+            tokenizer.token_id(self.prompt.slot_token),
+            tokenizer.eos_id,
+            torch.tensor(frames, device=audio.device),
+            self.ctc_tokens,
+            allowed,
+            keywords,
+        )
+        for row, reading in enumerate(evidence.read()):
+            heard = Heard(reading, evidence[row : row + 1])
+            self._heard[id(utterances[row])] = heard
+
+    def _guess(self, utterance):
+        """What the canvas of an utterance starts from, None for noise."""
+        if utterance.draft is not None:
+            drafts = utterance.draft
+            return drafts[utterance.copy] if utterance.copy < len(drafts) else None
+        return self._heard[id(utterance.source)].reading if self.start == "ctc" else None
+
+    def _seed(self, utterance):
+        """Seed of the noise of a canvas."""
+        seed = self.sampler.seed if utterance.seed is None else utterance.seed
+        if self.noise == "audio":
+            seed = mix_seeds(seed, *self._heard[id(utterance.source)].reading.tokens)
+        return mix_seeds(seed, utterance.copy) if utterance.copy else seed
+
     def _prefill(self, kv_cache, utterances, slots, steps):
         """Encodes the prompts of utterances and starts their canvases."""
         audio = torch.stack([utterance.audio for utterance in utterances])
         device = audio.device
         embeddings, lengths = self._embed(utterances, audio, kv_cache.prompt_width)
-        kv_cache.prefill(torch.tensor(slots, device=device), embeddings, lengths)
-        canvas = None
-        if self.start == "ctc":
-            canvas = read_canvas(
-                audio,
-                self.model.head,
-                self.prompt.tokenizer.token_id(self.prompt.slot_token),
-                torch.tensor([self._filled(utterance) for utterance in utterances], device=device),
-                kv_cache.canvas_width,
-                self.prompt.tokenizer.eos_id,
-            )
+        evidence = None
+        if self.ctc_weight:
+            parts = [self._heard[id(utterance.source)].evidence for utterance in utterances]
+            evidence = Evidence.stack(parts)
+        kv_cache.prefill(torch.tensor(slots, device=device), embeddings, lengths, evidence)
         return self.sampler.start(
             keys=utterances,
-            seeds=[utterance.seed for utterance in utterances],
+            seeds=[self._seed(utterance) for utterance in utterances],
             vocab_size=self.model.vocab_size,
             steps=steps,
             lengths=[self._canvas_length(utterance) for utterance in utterances],
             width=kv_cache.canvas_width,
             slots=slots,
             device=device,
-            canvas=canvas,
+            canvas=lambda noise: self._start(utterances, noise),
         )
+
+    def _start(self, utterances, noise):
+        """What canvases start from: drafts, as far as they are sure, and noise, [B, C]."""
+        guesses = [self._guess(utterance) for utterance in utterances]
+        if all(guess is None for guess in guesses):
+            return noise
+        # Each further candidate keeps less, the last nothing that is not nearly certain.
+        rest = (1 - self.draft_confidence) / self.candidates
+        least = [self.draft_confidence + rest * utterance.copy for utterance in utterances]
+        return start_canvases(guesses, noise, least, self.prompt.tokenizer.eos_id)
 
     def _read(self, ended, queue):
         """Utterances that are done, with what they say; a full short canvas waits for a longer."""
@@ -378,24 +583,49 @@ class DiffusionSearcher(nn.Module):
                 Hypothesis(utterance.key, tokens, log_probs[:length], entropy[:length], steps),
             )
 
-    def _choose(self, utterance, hypothesis):
-        """The best of a hypothesis and the readings of CTC."""
+    def _choose(self, utterance, canvases):
+        """The best of the canvases of an utterance and the readings of CTC."""
+        steps = max(one.steps for one in canvases)
+        if self.choose == "consensus" and len(canvases) > 1:
+            errors = expected_errors(
+                [self.prompt.tokenizer.decode_ids(one.tokens) for one in canvases]
+            )
+            order = sorted(range(len(canvases)), key=errors.__getitem__)
+            found = {}
+            for place in order:
+                one = canvases[place]
+                candidate = Candidate(one.tokens, -errors[place], log_probs=one.log_probs)
+                found.setdefault(tuple(one.tokens), candidate)
+            return replace(canvases[order[0]], steps=steps, candidates=tuple(found.values()))
+        if not self.readings and len(canvases) == 1:
+            return canvases[0]
         tokenizer = self.prompt.tokenizer
         rank = CandidateRanker(
             self.model,
             tokenizer.token_id(self.prompt.slot_token),
             tokenizer.eos_id,
-            self.candidates,
-            self.ctc_weight,
+            self.readings,
+            self.rank_weight,
             self.ngram,
             self.ngram_weight,
             self.token_bonus,
         )
         embeddings, _ = self._embed([utterance], utterance.audio[None])
-        audio = utterance.audio[: self._filled(utterance)]
-        allowed = self._readable(utterance.language)
-        (best, *_) = rank(audio, embeddings, [hypothesis.tokens], allowed, utterance.language)
-        return replace(hypothesis, tokens=best.tokens, log_probs=best.log_probs)
+        found = rank(
+            utterance.audio[: self._filled(utterance)],
+            embeddings,
+            [one.tokens for one in canvases],
+            self._readable(utterance.language),
+            utterance.language,
+            utterance.keywords,
+        )
+        return replace(
+            canvases[0],
+            tokens=found[0].tokens,
+            log_probs=found[0].log_probs,
+            steps=steps,
+            candidates=tuple(found),
+        )
 
     def _readable(self, language):
         """Tokens that CTC may read of a language, bool [V]; None if all."""
@@ -431,6 +661,10 @@ class DiffusionSearcher(nn.Module):
         longest = self.sampler.canvas_length
         if utterance.canvas_length is not None:
             return utterance.canvas_length
+        guess = None if self.draft_margin is None else self._guess(utterance)
+        if guess is not None:
+            needed = math.ceil(len(guess.tokens) * (1 + self.draft_margin)) + 1
+            return min(round_up(needed), longest)
         if self.tokens_per_second is None or utterance.seconds is None:
             return longest
         rate = self.tokens_per_second
@@ -454,7 +688,17 @@ class DiffusionSearcher(nn.Module):
         """What an utterance's prompt is padded to."""
         return round_up(len(self.prompt.tokens(utterance.language, self._slots(utterance))))
 
-    def search(self, audio, languages=None, seeds=None, steps=None, callback=None, seconds=None):
+    def search(
+        self,
+        audio,
+        languages=None,
+        seeds=None,
+        steps=None,
+        callback=None,
+        seconds=None,
+        drafts=None,
+        keywords=None,
+    ):
         """Transcribes a batch.
 
         Arguments
@@ -471,6 +715,11 @@ class DiffusionSearcher(nn.Module):
             Is given a `Draft` after every step.
         seconds : list of float, optional
             Of audio in each utterance. Default: unknown.
+        drafts : list, optional
+            A tuple of Guess for each utterance, of which each of its `candidates` starts from one,
+            or None. Default: none.
+        keywords : list, optional
+            A Keywords for each utterance, words to expect, or None. Default: none.
 
         Returns
         -------
@@ -481,9 +730,13 @@ class DiffusionSearcher(nn.Module):
         languages = [self.language] * batch if languages is None else languages
         seeds = [None] * batch if seeds is None else seeds
         seconds = [None] * batch if seconds is None else seconds
+        drafts = [None] * batch if drafts is None else drafts
+        keywords = [None] * batch if keywords is None else keywords
         utterances = [
-            Utterance(*parts)
-            for parts in zip(audio, range(batch), languages, seeds, seconds, strict=True)
+            Utterance(*parts, draft=draft, keywords=expected)
+            for *parts, draft, expected in zip(
+                audio, range(batch), languages, seeds, seconds, drafts, keywords, strict=True
+            )
         ]
         found = self.stream(utterances, batch, steps, callback)
         return sorted(found, key=lambda hypothesis: hypothesis.key)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from torchaudio.functional import edit_distance
 from tqdm import tqdm
 
 from speechbrain_diffasr.dataio.tables import read_rows
 from speechbrain_diffasr.evaluation import report as reporting
-from speechbrain_diffasr.evaluation.metrics import ErrorRates
+from speechbrain_diffasr.evaluation.metrics import ErrorRates, unit_splitter
 from speechbrain_diffasr.evaluation.selection import first_rows, mismatch, usable_rows
 from speechbrain_diffasr.text.normalizers import NORMALIZERS, make_normalizer
 from speechbrain_diffasr.utils.atomic import write_atomically
@@ -72,6 +73,8 @@ def decode_rows(
     batch_size=8,
     seed=None,
     mismatched_audio=False,
+    keywords=None,
+    n_best=None,
     name="",
 ):
     """Transcribes utterances and takes the time.
@@ -80,6 +83,10 @@ def decode_rows(
     ---------
     model, rows, steps, open_language, batch_size, seed, mismatched_audio
         As for `evaluate_rows`.
+    keywords : list of str, optional
+        Words to expect. Default: none.
+    n_best : int, optional
+        Texts of each utterance that are kept, with scores. Default: only the one it has.
     name : str
         Shown before the progress bar. Default: none.
 
@@ -87,9 +94,9 @@ def decode_rows(
     -------
     result : dict
         steps; audio_seconds and computing_seconds, rtfx, mean_steps_taken; utterances, a list of
-        dict with ID, language, reference, hypothesis, duration (s), steps and, if mismatched,
-        audio_of; skipped, a list of dict with ID and reason. What cannot be computed without any
-        utterance is None.
+        dict with ID, language, reference, hypothesis, duration (s), steps, if asked for
+        alternatives, and, if mismatched, audio_of; skipped, a list of dict with ID and reason. What
+        cannot be computed without any utterance is None.
     """
     steps = steps if steps is not None else model.mods.decoder.sampler.steps
     rows, skipped = usable_rows(rows, None if open_language else model.languages)
@@ -100,7 +107,18 @@ def decode_rows(
 
     def transcribe(batch, wavs, steps):
         languages = None if open_language else [row.get("lang") or None for row in batch]
-        return model.transcribe(wavs, languages, steps=steps, seed=seed)
+        drafts = None
+        if model.decoding["start"] == "draft":
+            drafts = [row.get("draft") or None for row in batch]
+        return model.transcribe(
+            wavs,
+            languages,
+            steps=steps,
+            seed=seed,
+            drafts=drafts,
+            keywords=keywords,
+            n_best=n_best or 0,
+        )
 
     with tqdm(
         total=len(rows), unit="utt", desc=f"{name} steps {steps}".strip(), disable=None, leave=False
@@ -121,6 +139,12 @@ def decode_rows(
                     "duration": transcript.duration,
                     "steps": transcript.steps,
                 }
+                if n_best:
+                    utterance["alternatives"] = [
+                        {"text": one.text, "score": one.score}
+                        for segment in transcript.segments
+                        for one in segment.alternatives
+                    ]
                 if mismatched_audio:
                     utterance["audio_of"] = row["audio_of"]
                 utterances.append(utterance)
@@ -178,6 +202,39 @@ def score(utterances, normalizer, group=None):
     return rates, empty
 
 
+def pick_best(utterances, normalizer):
+    """Transcripts as they would be if it were known which of the candidates is best.
+
+    Arguments
+    ---------
+    utterances : list of dict
+        From `decode_rows`, with alternatives.
+    normalizer : callable
+
+    Returns
+    -------
+    utterances : list of dict
+        With the candidate of the fewest errors, of words or characters, as their hypothesis.
+
+    Example
+    -------
+    >>> from speechbrain_diffasr.text import make_normalizer
+    >>> utterance = {"ID": "a", "language": "en", "reference": "so it is", "hypothesis": "so is it"}
+    >>> utterance["alternatives"] = [{"text": "so is it"}, {"text": "so it his"}]
+    >>> pick_best([utterance], make_normalizer("none"))[0]["hypothesis"]
+    'so it his'
+    """
+    picked = []
+    for utterance in utterances:
+        language = utterance["language"]
+        split = unit_splitter(language)
+        reference = split(normalizer(utterance["reference"], language))
+        texts = [utterance["hypothesis"], *(one["text"] for one in utterance["alternatives"])]
+        errors = [edit_distance(split(normalizer(text, language)), reference) for text in texts]
+        picked.append({**utterance, "hypothesis": texts[errors.index(min(errors))]})
+    return picked
+
+
 def evaluate_csvs(
     model,
     csvs: Iterable[str | Path] | dict,
@@ -189,6 +246,8 @@ def evaluate_csvs(
     language: str | None = None,
     open_language: bool = False,
     mismatched_audio: bool = False,
+    keywords: list[str] | None = None,
+    n_best: int | None = None,
     limit: int | None = None,
     english_spelling: str | Path | None = None,
     model_name: str = "",
@@ -213,6 +272,10 @@ def evaluate_csvs(
         Names that `make_normalizer` knows. Default: whisper, marks, none.
     batch_size, seed, open_language, mismatched_audio
         As for `evaluate_rows`.
+    keywords : list of str, optional
+        Words to expect. Default: none.
+    n_best : int, optional
+        Texts of each utterance among which the best is sought, too. Default: the one it has.
     language : str, optional
         Of utterances that have none in the column lang.
     limit : int, optional
@@ -269,10 +332,13 @@ def evaluate_csvs(
         "open_language": open_language,
         "mismatched_audio": mismatched_audio,
         "limit": limit,
+        "decoding": model.decoding,
+        "keywords": keywords,
+        "n_best": n_best,
         "normalizers": {name: made.description for name, made in normalizers.items()},
         "results": [],
     }
-    table = reporting.RatesTable(names, normalizers)
+    table = reporting.RatesTable(names, normalizers, n_best)
     lines = [*([reporting.MISMATCHED, ""] if mismatched_audio else []), *table.head()]
     shown = 0
     for (path, rows), name in zip(csvs.items(), names, strict=True):
@@ -280,13 +346,25 @@ def evaluate_csvs(
         rows = first_rows(rows, limit) if limit else rows
         for number in steps:
             result = decode_rows(
-                model, rows, number, open_language, batch_size, seed, mismatched_audio, name
+                model,
+                rows,
+                number,
+                open_language,
+                batch_size,
+                seed,
+                mismatched_audio,
+                keywords,
+                n_best,
+                name,
             )
             result = {"data": name, "csv": path, "rates": {}, "empty_references": {}, **result}
             for kind, normalizer in normalizers.items():
                 rates, empty = score(result["utterances"], normalizer)
                 result["rates"][kind] = rates.summarize()
                 result["empty_references"][kind] = empty
+                if n_best:
+                    best, _ = score(pick_best(result["utterances"], normalizer), normalizer)
+                    result.setdefault("best_of", {})[kind] = best.summarize()
                 if alignments is not None:
                     reporting.write_alignments(alignments, result, kind, rates)
             report["results"].append(result)

@@ -141,6 +141,17 @@ def main_kind(language):
     return "cer" if is_scored_by_characters(language) else "wer"
 
 
+def unit_splitter(language):
+    """What divides a text into the units by which a language is judged: words or characters.
+
+    Example
+    -------
+    >>> unit_splitter("zh")("你 好"), unit_splitter("en")("so it")
+    (['你', '好'], ['so', 'it'])
+    """
+    return _characters if main_kind(language) == "cer" else str.split
+
+
 def _characters(text):
     """The characters of a text without its spaces."""
     return list("".join(text.split()))

@@ -66,6 +66,8 @@ class RatesTable:
     normalizers : list of str
         WER and CER get a column for each. The interval is that of the rate by which the language is
         judged, after the first.
+    n_best : int, optional
+        Adds a column with that rate of the best of so many candidates. Default: none.
 
     Example
     -------
@@ -80,13 +82,14 @@ class RatesTable:
     True
     """
 
-    def __init__(self, names, normalizers):
+    def __init__(self, names, normalizers, n_best=None):
         self.normalizers = list(normalizers)
+        self.best_of = [f"best of {n_best}"] if n_best else []
         rates = [f"{kind} {name}" for name in normalizers for kind in ("WER", "CER")]
         self.columns = ["data", "language", "utterances", "steps", "taken", *rates]
-        self.columns += ["judged by", "95 %", "RTFx"]
+        self.columns += ["judged by", "95 %", *self.best_of, "RTFx"]
         self.widths = [max(len(column), 5) for column in self.columns]
-        self.widths[-2] = len("20.0–75.5")
+        self.widths[self.columns.index("95 %")] = len("20.0–75.5")
         self.widths[0] = max(map(len, ["data", *names]))
         self.widths[-1] = 6
 
@@ -104,6 +107,10 @@ class RatesTable:
             cells = [f"{rate[kind]:.1f}" if rate else "" for rate in found for kind in _KINDS]
             first = next(rate for rate in found if rate)
             low, high = first[f"{main_kind(group)}_interval"]
+            best = []
+            if self.best_of:
+                rates = result["best_of"][self.normalizers[0]].get(group)
+                best = [f"{rates[main_kind(group)]:.1f}" if rates else ""]
             lines.append(
                 self._line(
                     [
@@ -115,6 +122,7 @@ class RatesTable:
                         *cells,
                         main_kind(group).upper(),
                         f"{low:.1f}–{high:.1f}",
+                        *best,
                         f"{result['rtfx']:.1f}",
                     ]
                 )

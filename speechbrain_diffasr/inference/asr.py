@@ -15,6 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from speechbrain_diffasr.dataio.audio import check_batch, check_waveform, load_audio
+from speechbrain_diffasr.decoders.drafts import make_guesses
+from speechbrain_diffasr.decoders.keywords import Keywords
 from speechbrain_diffasr.decoders.language_id import LANGUAGE_FILE, LanguageTable
 from speechbrain_diffasr.inference.pretrained import (
     SavedirRecord,
@@ -26,6 +28,7 @@ from speechbrain_diffasr.inference.streaming import (
     READERS,
     DecodingOptions,
     FileStream,
+    alternatives,
     broadcast,
 )
 from speechbrain_diffasr.segmentation.boundaries import as_turns
@@ -64,6 +67,7 @@ class DiffusionASR(EncoderDecoderASR):
         super().__init__(*args, **kwargs)
         # Buffers and contexts are those of the recognizer, so threads take turns.
         self._lock = OneAtATime()
+        self._keyword_words, self._keywords = (), {}
 
     @classmethod
     def from_hparams(
@@ -147,6 +151,11 @@ class DiffusionASR(EncoderDecoderASR):
         self.hparams.pretrainer.language_table = table
 
     @property
+    def decoding(self) -> dict:
+        """How canvases start, what is joined and what is chosen among: `mods.decoder.configure`."""
+        return self.mods.decoder.settings()
+
+    @property
     def max_seconds(self) -> float:
         """Seconds of audio that are heard at once."""
         return float(self.hparams.window)
@@ -209,8 +218,8 @@ class DiffusionASR(EncoderDecoderASR):
         savedir : str, optional
             Where a remote file is kept.
         **options : dict
-            `segmentation`, `boundaries`, `turns`, `max_gap`, `channels` and `batch_size` of
-            `transcribe_long`.
+            `draft`, `keywords`, `segmentation`, `boundaries`, `turns`, `max_gap`, `channels` and
+            `batch_size` of `transcribe_long`.
 
         Returns
         -------
@@ -264,6 +273,16 @@ class DiffusionASR(EncoderDecoderASR):
             Of a file that has several: mix, first, separate (each is heard by itself, as a speaker
             such as "left"), or auto: separate where two hold different speech and `turns` does
             not tell who speaks, and else mix. Default: auto.
+        draft : str or list or Transcript, optional
+            What may be said, by another recognizer say, for canvases to start from instead of
+            noise: a text, or several, the best first, one for each of the `candidates`; of audio
+            that is longer than the model hears at once a Transcript, whose segments have times.
+            Default: none.
+        keywords : list of str, optional
+            Words to expect, such as names; they are heard sooner. Default: none.
+        n_best : int
+            Texts that each segment gets as its `alternatives`, where it was chosen among several:
+            with `candidates` or `readings`. Default: 0.
         batch_size : int
             Windows that are decoded together. Default: 8.
 
@@ -290,6 +309,7 @@ class DiffusionASR(EncoderDecoderASR):
         ['ich', 'weiß', 'es', 'nicht', 'mehr']
         """
         boundaries, turns = options.pop("boundaries", None), options.pop("turns", None)
+        draft = options.pop("draft", None)
         decoding = DecodingOptions(
             language=language,
             steps=steps,
@@ -297,6 +317,7 @@ class DiffusionASR(EncoderDecoderASR):
             words=words,
             boundaries=[boundaries],
             turns=None if turns is None else [as_turns(turns, path)],
+            drafts=[draft],
             **options,
         )
         ((_, result),) = self.stream_files([path], options=decoding)
@@ -359,6 +380,9 @@ class DiffusionASR(EncoderDecoderASR):
         words: bool = False,
         max_gap: float | None = None,
         channels: str = "auto",
+        drafts: list | None = None,
+        keywords: list[str] | None = None,
+        n_best: int = 0,
         on_window: Callable | None = None,
         callback: Callable | None = None,
         on_start: Callable | None = None,
@@ -376,7 +400,7 @@ class DiffusionASR(EncoderDecoderASR):
             The files.
         language, steps, seed, batch_size, workers, segmentation, boundaries, turns, words
             As `DecodingOptions` says.
-        max_gap, channels
+        max_gap, channels, drafts, keywords, n_best
             As `DecodingOptions` says.
         on_window : callable, optional
             Called whenever a window of a long file is done, with the index of the file in
@@ -414,6 +438,9 @@ class DiffusionASR(EncoderDecoderASR):
                 words=words,
                 max_gap=max_gap,
                 channels=channels,
+                drafts=drafts,
+                keywords=keywords,
+                n_best=n_best,
             )
         if options.language is None:
             options = replace(options, language=self.mods.decoder.language)
@@ -449,6 +476,9 @@ class DiffusionASR(EncoderDecoderASR):
         steps: int | None = None,
         seed: int | list | None = None,
         callback: Callable | None = None,
+        drafts: list | None = None,
+        keywords: list[str] | None = None,
+        n_best: int = 0,
     ) -> list[Transcript]:
         """Transcribes a list of waveforms as one batch.
 
@@ -465,6 +495,13 @@ class DiffusionASR(EncoderDecoderASR):
             Of the canvas noise, for all or for each. Default: the model's own.
         callback : callable, optional
             Is given a `Draft` after every denoising step.
+        drafts : list, optional
+            What may be said in each, a text or several as `make_guesses` takes them, or None.
+            Default: none.
+        keywords : list of str, optional
+            Words to expect. Default: none.
+        n_best : int
+            Texts that each gets as the `alternatives` of its segment. Default: 0.
 
         Returns
         -------
@@ -484,20 +521,64 @@ class DiffusionASR(EncoderDecoderASR):
         padded = pad_sequence(list(wavs), batch_first=True)
         seconds = [int(length) / self.sample_rate for length in lens]
         hypotheses, languages = self._search(
-            padded, lens / lens.max(), language, steps, seed, callback, seconds
+            *(padded, lens / lens.max(), language, steps, seed, callback, seconds),
+            drafts=drafts,
+            keywords=keywords,
         )
         parts = zip(hypotheses, languages, seconds, strict=True)
-        return [self._transcript(*part) for part in parts]
+        return [self._transcript(*part, n_best) for part in parts]
 
-    def _transcript(self, hypothesis, language, seconds):
+    def _transcript(self, hypothesis, language, seconds, n_best):
         text = self.tokenizer.decode_ids(hypothesis.tokens)
+        others = alternatives(hypothesis, self.tokenizer, n_best)
+        segment = Segment(0.0, seconds, text, language=language, alternatives=others)
         return Transcript(
-            segments=(Segment(0.0, seconds, text, language=language),) if text else (),
+            segments=(segment,) if text else (),
             duration=seconds,
             language=language,
             steps=hypothesis.steps,
             tokens=tuple(hypothesis.tokens),
         )
+
+    def keywords(self, words: list[str] | None, language: str | None = None) -> Keywords | None:
+        """Words to expect, as the decoder takes them.
+
+        Arguments
+        ---------
+        words : list of str
+            None, and none, for none.
+        language : str, optional
+            In which they are spelled as texts of that language are. Default: not known.
+
+        Returns
+        -------
+        keywords : Keywords
+
+        Raises
+        ------
+        ValueError
+            If the model cannot write one of them, or CTC has no say in its texts.
+        """
+        if not words:
+            return None
+        decoder = self.mods.decoder
+        if not (decoder.ctc_weight or decoder.readings or decoder.start == "ctc"):
+            raise ValueError(
+                "keywords: they are heard by CTC, which has no say here; set ctc_weight or "
+                "readings above 0, or start to ctc"
+            )
+        words = tuple(words)
+        if words != self._keyword_words:
+            self._keyword_words, self._keywords = words, {}
+        if language not in self._keywords:
+            self._keywords[language] = Keywords.from_words(
+                words,
+                self.tokenizer,
+                decoder.model.vocab_size,
+                language=language,
+                **decoder.keyword_options,
+            )
+        return self._keywords[language]
 
     @cached_property
     def aligner(self) -> WordAligner:
@@ -566,15 +647,36 @@ class DiffusionASR(EncoderDecoderASR):
         with self._lock, torch.no_grad(), self.inference_ctx:
             return super().encode_batch(wavs, wav_lens)
 
-    def _search(self, wavs, wav_lens, language, steps, seed, callback, seconds=None):
+    def _search(
+        self,
+        wavs,
+        wav_lens,
+        language,
+        steps,
+        seed,
+        callback,
+        seconds=None,
+        drafts=None,
+        keywords=None,
+    ):
         """Encodes and decodes a batch; also returns the language of each utterance."""
         batch = len(wavs)
         default = self.mods.decoder.language if language is None else language
         languages = broadcast("language", default, batch)
+        drafts = [
+            None if draft is None else make_guesses(draft, self.tokenizer)
+            for draft in broadcast("drafts", drafts, batch)
+        ]
+        expected = {
+            "drafts": drafts,
+            "keywords": [self.keywords(keywords, one) for one in languages],
+        }
         with self._lock:
-            return self._decode(wavs, wav_lens, languages, steps, seed, callback, seconds)
+            return self._decode(
+                wavs, wav_lens, languages, steps, seed, callback, seconds, **expected
+            )
 
-    def _decode(self, wavs, wav_lens, languages, steps, seed, callback, seconds):
+    def _decode(self, wavs, wav_lens, languages, steps, seed, callback, seconds, **expected):
         batch = len(wavs)
         audio = self.encode_batch(wavs, wav_lens)
         # Not around `encode_batch` too: entered twice, an autocast context never ends.
@@ -586,6 +688,7 @@ class DiffusionASR(EncoderDecoderASR):
                 steps=steps,
                 callback=callback,
                 seconds=seconds,
+                **expected,
             )
         return hypotheses, languages
 

@@ -19,8 +19,10 @@ from torch.nn.utils.rnn import pad_sequence
 from speechbrain_diffasr.dataio.audio import AudioStream, load_audio
 from speechbrain_diffasr.dataio.channels import APART
 from speechbrain_diffasr.dataio.header import file_seconds
+from speechbrain_diffasr.decoders.drafts import make_guesses
 from speechbrain_diffasr.decoders.language_id import FoundLanguage, identify_language
 from speechbrain_diffasr.decoders.queueing import Queue, Utterance
+from speechbrain_diffasr.inference.drafts import draft_of
 from speechbrain_diffasr.segmentation.boundaries import as_regions, as_turns
 from speechbrain_diffasr.segmentation.levels import find_sound, quietest_point
 from speechbrain_diffasr.segmentation.regions import Region
@@ -29,7 +31,7 @@ from speechbrain_diffasr.segmentation.turns import flatten_turns
 from speechbrain_diffasr.segmentation.windows import Window, WindowPlan
 from speechbrain_diffasr.text.recordings import CHANNELS
 from speechbrain_diffasr.transcripts.assembly import WindowResult, assemble, merge_channels
-from speechbrain_diffasr.transcripts.types import Transcript
+from speechbrain_diffasr.transcripts.types import Alternative, Transcript
 from speechbrain_diffasr.utils.errors import AudioError
 from speechbrain_diffasr.utils.parallel import prefetch
 from speechbrain_diffasr.utils.paths import local_path, path_text
@@ -75,6 +77,14 @@ class DecodingOptions:
         Of files that have several: mix (their mean), first, separate (each is heard by itself, as
         a speaker: left and right, or channel 1 and so on), or auto: separate where two hold
         different speech and `turns` does not tell who speaks, and else mix. Default: auto.
+    drafts : list, optional
+        For each file what may be said, for canvases to start from, or None: a text or several, as
+        `make_guesses` takes them, for a file that is heard at once, or a Transcript. Default: none.
+    keywords : list of str, optional
+        Words to expect. Default: none.
+    n_best : int
+        Texts that each segment gets as its alternatives, if it was chosen among several. Default:
+        0.
     """
 
     language: str | list | None = None
@@ -88,6 +98,9 @@ class DecodingOptions:
     words: bool = False
     max_gap: float | None = None
     channels: str = "auto"
+    drafts: list | None = None
+    keywords: list | None = None
+    n_best: int = 0
 
     def requests(self, paths):
         """What is asked for each file.
@@ -111,7 +124,7 @@ class DecodingOptions:
             )
         each = [
             broadcast(name, getattr(self, name), len(paths))
-            for name in ("language", "seed", "boundaries", "turns")
+            for name in ("language", "seed", "boundaries", "turns", "drafts")
         ]
         requests = [Request(*parts) for parts in zip(map(local_path, paths), *each, strict=True)]
         if self.channels == "separate" and any(one.turns is not None for one in requests):
@@ -134,6 +147,8 @@ class Request:
         Where speech is, as `as_regions` takes it. Default: it is found.
     turns : list of Region or str or Path, optional
         Who speaks when, as `as_turns` takes it. Default: not known.
+    draft : str or list or Transcript, optional
+        What may be said, as `DecodingOptions.drafts` has it. Default: not known.
     """
 
     path: object
@@ -141,6 +156,7 @@ class Request:
     seed: int | None = None
     boundaries: object = None
     turns: object = None
+    draft: object = None
 
 
 @dataclass(eq=False)
@@ -347,6 +363,12 @@ class FileReader:
                 duration = len(file.source) / self.segmenter.sample_rate
                 file.plan = WindowPlan(duration, (Window(0.0, duration),))
             else:
+                if not isinstance(request.draft, Transcript | None):
+                    raise AudioError.of(
+                        request.path,
+                        "a text is no draft for audio that is heard in several windows; give a "
+                        "Transcript, whose segments have times",
+                    )
                 file.source = stream
                 file.plan = self.segmenter.plan(stream, regions)
         except AudioError as error:
@@ -464,8 +486,23 @@ class WindowEncoder:
             part.audio = row if part.file.needs_words(self.options) else None
             request = part.file.request
             seconds = length / self.asr.sample_rate
-            utterances.append(Utterance(row, part, request.language, request.seed, seconds))
+            utterances.append(
+                Utterance(
+                    *(row, part, request.language, request.seed, seconds),
+                    draft=self._draft(part),
+                    keywords=self.asr.keywords(self.options.keywords, request.language),
+                )
+            )
         return utterances
+
+    def _draft(self, part):
+        """What may be said in a window."""
+        draft = part.file.request.draft
+        if draft is None:
+            return None
+        if isinstance(draft, Transcript):
+            draft = draft_of(draft, part.window.start, part.window.end)
+        return make_guesses(draft, self.asr.tokenizer)
 
     def _find_languages(self, parts, rows):
         """Finds the languages that are not given; the prompt names none all the same."""
@@ -539,7 +576,8 @@ class Assembler:
         text = self.asr.tokenizer.decode_ids(hypothesis.tokens)
         file.heard.append(
             WindowResult(
-                part.window, text, hypothesis.tokens, hypothesis.steps, words, part.language
+                *(part.window, text, hypothesis.tokens, hypothesis.steps, words, part.language),
+                alternatives=alternatives(hypothesis, self.asr.tokenizer, self.options.n_best),
             )
         )
         file.waiting -= 1
@@ -564,6 +602,28 @@ class Assembler:
             results = [one.result for one in file.siblings]
             errors = [one for one in results if isinstance(one, AudioError)]
             yield file.index, errors[0] if errors else merge_channels(results)
+
+
+def alternatives(hypothesis, tokenizer, number):
+    """The best texts that one was chosen among.
+
+    Arguments
+    ---------
+    hypothesis : Hypothesis
+    tokenizer : Tokenizer
+    number : int
+        At most, no two alike.
+
+    Returns
+    -------
+    alternatives : tuple of Alternative
+        The text itself first.
+    """
+    found = {}
+    for candidate in hypothesis.candidates if number else ():
+        text = tokenizer.decode_ids(candidate.tokens)
+        found.setdefault(text, Alternative(text, candidate.score))
+    return tuple(found.values())[:number]
 
 
 def longest_first(paths, window=SORTED_TOGETHER):

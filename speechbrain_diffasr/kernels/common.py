@@ -70,6 +70,11 @@ class Predictions:
     proposals: torch.Tensor
     soft_embedding: torch.Tensor | None = None
 
+    def view(self, *shape):
+        """The same by another shape, but for the embeddings."""
+        parts = self.tokens, self.log_probs, self.entropy, self.proposals
+        return Predictions(*(part.view(*shape) for part in parts), self.soft_embedding)
+
 
 def rows_within(size, head):
     """Rows of logits that fit into so many bytes, at least one.

@@ -26,6 +26,8 @@ class WindowResult:
         With times from the beginning of the file; none if they are not known.
     language : FoundLanguage, optional
         That was found from the audio. Default: it was given, or cannot be found.
+    alternatives : tuple of Alternative
+        What the text was chosen among. Default: not asked for.
     """
 
     window: Window
@@ -34,6 +36,7 @@ class WindowResult:
     steps: int
     words: tuple = ()
     language: FoundLanguage | None = None
+    alternatives: tuple = ()
 
 
 def assemble(plan, heard, turns=None, language=None, name=None):
@@ -62,7 +65,8 @@ def assemble(plan, heard, turns=None, language=None, name=None):
     for one in heard:
         start, end = one.window.start, one.window.end
         code = language if one.language is None else one.language.code
-        whole = Segment(start, end, one.text, one.words, one.window.speaker, code)
+        speaker = one.window.speaker
+        whole = Segment(start, end, one.text, one.words, speaker, code, one.alternatives)
         segments += [whole] if plan.overlapping else _by_region(whole, plan.speech)
     if plan.overlapping:
         segments = join_overlapping(segments)
@@ -105,7 +109,8 @@ def _by_region(whole, speech):
     if len(regions) == 1 or not whole.words:
         start = max(whole.start, regions[0].start)
         end = min(whole.end, max(region.end for region in regions))
-        return [_around(whole, start, end, whole.words)]
+        part = _around(whole, start, end, whole.words)
+        return [replace(part, alternatives=whole.alternatives if len(regions) == 1 else ())]
     shares, place = [[] for _ in regions], 0
     for word in whole.words:
         middle = (word.start + word.end) / 2

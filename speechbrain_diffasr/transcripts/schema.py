@@ -2,7 +2,7 @@
 
 import json
 
-from speechbrain_diffasr.transcripts.types import Segment, Transcript, Word
+from speechbrain_diffasr.transcripts.types import Alternative, Segment, Transcript, Word
 
 FORMAT = "diffasr-transcript"
 VERSION = 2
@@ -14,11 +14,11 @@ _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 _NAME = {"type": ["string", "null"]}
 
 
-def _object(**properties):
+def _object(optional=(), **properties):
     return {
         "type": "object",
         "properties": properties,
-        "required": list(properties),
+        "required": [name for name in properties if name not in optional],
         "additionalProperties": False,
     }
 
@@ -49,6 +49,12 @@ SCHEMA = {
             "type": "array",
             "description": "in order of their starts; none if nobody speaks",
             "items": _object(
+                optional=("alternatives",),
+                alternatives={
+                    "type": "array",
+                    "description": "what the text was chosen among, itself first, if asked for",
+                    "items": _object(text={"type": "string"}, score={"type": "number"}),
+                },
                 start=_SECONDS,
                 end=_SECONDS,
                 text={"type": "string"},
@@ -143,10 +149,19 @@ def _content(transcript):
                     }
                     for word in segment.words
                 ],
+                **_alternatives(segment),
             }
             for segment in transcript.segments
         ],
     }
+
+
+def _alternatives(segment):
+    """A field that is there only if it was asked for: readers of 0.1 do not know it."""
+    if not segment.alternatives:
+        return {}
+    parts = [{"text": one.text, "score": round(one.score, 4)} for one in segment.alternatives]
+    return {"alternatives": parts}
 
 
 def parse_json(text, name="JSON"):
@@ -195,6 +210,7 @@ def parse_json(text, name="JSON"):
                 words=tuple(Word(**word) for word in part["words"]),
                 speaker=part["speaker"],
                 language=part["language"],
+                alternatives=tuple(Alternative(**one) for one in part.get("alternatives", ())),
             )
             for part in content["segments"]
         )

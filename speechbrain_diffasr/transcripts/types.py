@@ -29,6 +29,22 @@ class Word:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """A text that a segment was chosen among.
+
+    Arguments
+    ---------
+    text : str
+    score : float
+        The higher the better, for texts of the same segment: a log-likelihood in nats, or minus the
+        word errors that are expected of it.
+    """
+
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
 class Segment:
     """What was said in a stretch of audio.
 
@@ -45,6 +61,9 @@ class Segment:
         Who said it. Default: not known.
     language : str, optional
         Code of the language. Default: not known.
+    alternatives : tuple of Alternative
+        What its text was chosen among, itself first. Default: they were not asked for, or it is
+        only a part of what was heard at once.
 
     Raises
     ------
@@ -65,6 +84,7 @@ class Segment:
     words: tuple[Word, ...] = ()
     speaker: str | None = None
     language: str | None = None
+    alternatives: tuple[Alternative, ...] = ()
 
     def __post_init__(self):
         if not 0 <= self.start <= self.end < float("inf"):

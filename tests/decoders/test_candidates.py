@@ -48,7 +48,7 @@ def test_ctc_scores_are_sums_over_all_paths(seed):
 @pytest.fixture
 def searcher(random_model):
     asr = DiffusionASR.from_hparams(random_model)
-    asr.mods.decoder.candidates = 6
+    asr.mods.decoder.readings = 6
     return asr.mods.decoder
 
 
@@ -141,7 +141,7 @@ def test_the_choice_is_the_same_alone_and_in_a_batch(searcher):
         return {one.key: one for one in hypotheses}
 
     alone, together = found(1), found(4)
-    searcher.candidates = 0
+    searcher.readings = 0
     canvases = found(4)
     for key, one in alone.items():
         assert one.tokens == together[key].tokens
@@ -170,8 +170,8 @@ def test_a_named_language_is_read_in_its_letters(searcher, monkeypatch):
     searcher.scripts = {"zh": ["CJK"], "de": ["LATIN"]}
     read, original = [], CandidateRanker.__call__
 
-    def spy(rank, audio, prompt, readings, allowed=None, language=None):
-        found = original(rank, audio, prompt, readings, allowed, language)
+    def spy(rank, audio, prompt, readings, *others):
+        found = original(rank, audio, prompt, readings, *others)
         read.append({tuple(one.tokens) for one in found} - set(map(tuple, readings)))
         return found
 

@@ -40,7 +40,7 @@ def test_it_reads_what_greedy_reading_one_by_one_does(chunk_size, width):
 def searcher(random_model):
     """That starts from CTC; noise in its frames is read as many tokens."""
     asr = DiffusionASR.from_hparams(random_model)
-    asr.mods.decoder.start = "ctc"
+    asr.mods.decoder.start, asr.mods.decoder.draft_confidence = "ctc", 0.0
     return asr.mods.decoder
 
 
@@ -94,7 +94,7 @@ def test_the_text_is_the_same_alone_and_in_a_batch(searcher):
 
 
 def test_an_unknown_start_is_refused(random_model):
-    with pytest.raises(ValueError, match="start: 'ctx' is unknown; expected noise or ctc"):
+    with pytest.raises(ValueError, match="start: 'ctx' is unknown; expected noise or ctc or draft"):
         DiffusionASR.from_hparams(random_model, overrides={"decoder": {"start": "ctx"}})
 
 

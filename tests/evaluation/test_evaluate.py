@@ -250,11 +250,12 @@ class Echo:
 
     def __init__(self, interrupt_at=None):
         self.batches, self.interrupt_at = [], interrupt_at
+        self.decoding = {"start": "noise"}
 
     def load_audio(self, path):
         return load_audio(path)
 
-    def transcribe(self, wavs, language=None, steps=None, seed=None):
+    def transcribe(self, wavs, language=None, steps=None, seed=None, **others):
         if steps == self.interrupt_at:
             raise KeyboardInterrupt
         self.batches.append((len(wavs), language, steps, seed))

@@ -67,7 +67,7 @@ def audio_of(searcher, batch):
 
 def test_the_text_is_the_same_alone_and_in_a_batch(searcher):
     choose(searcher, 18, 0.01)
-    searcher.candidates = 3
+    searcher.readings = 3
     audio = audio_of(searcher, 4)
 
     def found(batch_size):
