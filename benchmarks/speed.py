@@ -67,6 +67,7 @@ SECTIONS = {
     "stages": (speed_sections.stages, 0.27),
     "stock": (rivals.stock, 0.08),
     "settings": (speed_sections.settings, 0.18),
+    "few_steps": (speed_sections.few_steps, 0.1),
     "step_times": (speed_sections.step_times, 0.14),
     "steps_line": (speed_sections.steps_line, 0.05),
     "whisper": (rivals.whisper, 0.03),

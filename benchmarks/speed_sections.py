@@ -1,6 +1,7 @@
 """The parts of `speed.py`: each measures one thing and adds rows to a table of its name."""
 
 import statistics
+from dataclasses import replace
 
 import floors
 from rivals import random_whisper, whisper_generate
@@ -12,6 +13,9 @@ FEW_STEPS, MORE_STEPS = 2, 10
 TEXT_TOKENS = (15, 30, 60, 120)
 # A sweep ends when throughput is less than this share of the best so far.
 FALLING = 0.97
+# Of CTC beside the denoiser; the time does not depend on it.
+JOINT_WEIGHT = 2.0
+FEWEST_STEPS = [1, 2, 8]
 # Settings are compared at this batch if no better one was found before.
 USUAL_BATCH = 64
 
@@ -192,6 +196,28 @@ def settings(bench):
     last = [setting for setting in bench.settings.values() if not setting.fp8_experts][-1]
     beyond = [size for size in doubling(bench.largest_batch) if size > best]
     sweep(bench, "settings", last, seconds, beyond, total_row, steps)
+
+
+def few_steps(bench):
+    """One, two and eight steps, from noise and from CTC, alone and joined with CTC."""
+    seconds = bench.seconds[0]
+    shorter = {"canvas": bench.settings["canvas"], "canvas+slots": bench.settings["canvas+slots"]}
+    ways = {
+        "noise": {},
+        "ctc": {"start": "ctc"},
+        "joint": {"ctc_weight": JOINT_WEIGHT},
+        "ctc+joint": {"start": "ctc", "ctc_weight": JOINT_WEIGHT},
+    }
+    batches = sorted({1, min(USUAL_BATCH, bench.largest_batch), bench.largest_batch})
+    for batch in (batches[0], batches[-1], *batches[1:-1]):
+        for name, short in shorter.items():
+            for way, changes in ways.items():
+                setting = replace(short, name=f"{name}+{way}", **changes)
+                if bench.late(f"few_steps: {setting.name}, batch of {batch}"):
+                    return
+                row = measure(bench, setting, batch, seconds, total_row, FEWEST_STEPS)
+                if row is not None:
+                    bench.add("few_steps", row)
 
 
 def warm_up(bench):

@@ -26,7 +26,7 @@ class Setting:
     Arguments
     ---------
     name : str
-    fused, tokens_per_second, trim_slots, top_tokens, fp8_experts
+    fused, tokens_per_second, trim_slots, top_tokens, fp8_experts, start, ctc_weight
         As in `DiffusionSearcher`.
     """
 
@@ -36,6 +36,8 @@ class Setting:
     trim_slots: bool = False
     top_tokens: int | None = None
     fp8_experts: bool = False
+    start: str = "noise"
+    ctc_weight: float = 0.0
 
     def apply(self, searcher):
         """Makes a searcher decode so.
@@ -88,7 +90,7 @@ def make_settings(tokens_per_second, top_tokens):
     ['plain', 'fused', 'canvas']
     >>> make_settings(6.0, 64)["canvas+slots"]
     Setting(name='canvas+slots', fused=True, tokens_per_second=6.0, trim_slots=True, \
-top_tokens=None, fp8_experts=False)
+top_tokens=None, fp8_experts=False, start='noise', ctc_weight=0.0)
     """
     changes = {
         "canvas": {"tokens_per_second": tokens_per_second},
