@@ -17,8 +17,9 @@ from torch.nn.functional import pad
 
 from speechbrain_diffasr.decoders.canvas import Guess
 from speechbrain_diffasr.kernels.alignment import TINY, align_positions
-from speechbrain_diffasr.kernels.common import Predictions
-from speechbrain_diffasr.lobes.output_layer import head_logits
+from speechbrain_diffasr.kernels.common import LOGITS_BYTES, Predictions, rows_within
+from speechbrain_diffasr.kernels.frames import bound, read_frames
+from speechbrain_diffasr.kernels.vocabulary import LOGITS_BYTES_PLAIN
 
 # What CTC gives to a token that is not among its evidence, and no less to any other: noise of a
 # frame must not outweigh all others together.
@@ -137,7 +138,7 @@ class JointSettings:
 
 
 @torch.no_grad()
-def hear(audio, head, blank, end, frames, count, allowed=None, keywords=None, rows_at_once=256):
+def hear(audio, head, blank, end, frames, count, allowed=None, keywords=None):
     """Reads off the output layer what CTC hears.
 
     Arguments
@@ -156,8 +157,6 @@ def hear(audio, head, blank, end, frames, count, allowed=None, keywords=None, ro
         Tokens that may be read, bool [B, V]. Default: all.
     keywords : Keywords, optional
         Words to expect, which are then heard sooner. Default: none.
-    rows_at_once : int
-        Frames whose logits are in memory at once, at least those of one utterance. Default: 256.
 
     Returns
     -------
@@ -177,26 +176,26 @@ def hear(audio, head, blank, end, frames, count, allowed=None, keywords=None, ro
     wanted = [] if keywords is None else keywords.ids()
     if keywords is not None:
         most = min(count + len(wanted), len(head.weight) - 2)
+    softcap = head.softcap
     # Of an utterance by itself or of several: the product rounds alike in any number of rows.
-    group = max(1, rows_at_once // num_frames)
+    size = LOGITS_BYTES if audio.is_cuda else LOGITS_BYTES_PLAIN
+    group = max(1, rows_within(size, head.weight) // num_frames)
     parts = []
     for start in range(0, batch, group):
         rows = audio[start : start + group].to(head.weight.dtype)
-        logits = head_logits(rows.flatten(0, 1), head.weight, head.softcap)
-        log_probs = logits.sub_(logits.logsumexp(dim=-1, keepdim=True)).unflatten(0, rows.shape[:2])
-        inside = torch.arange(num_frames, device=audio.device) < frames[start : start + group, None]
-        silence = log_probs[..., blank].clone()
-        highest = log_probs.masked_fill(~inside[..., None], -torch.inf).amax(dim=1)  # [b, V]
+        logits = (rows.flatten(0, 1) @ head.weight.T).unflatten(0, rows.shape[:2])  # [b, T, V]
+        norms, highest = read_frames(logits, softcap, frames[start : start + group])
         highest[:, wanted] = torch.inf
         if allowed is not None:
             highest.masked_fill_(~allowed[start : start + group], -torch.inf)
         highest[:, [blank, end]] = -torch.inf
         best = highest.topk(most, dim=-1)
-        tokens = best.indices
-        kept = log_probs.gather(2, tokens[:, None].expand(-1, num_frames, -1))
+        columns = torch.nn.functional.pad(best.indices, (0, 1), value=blank)  # [b, M + 1]
+        kept = logits.gather(2, columns[:, None].expand(-1, num_frames, -1))
+        kept = bound(kept, softcap) - norms[..., None]
         # Tokens that may not be read fill up what is left where others are too few.
-        kept = kept.masked_fill(best.values[:, None] == -torch.inf, -torch.inf)
-        parts.append((tokens, kept, silence))
+        log_probs = kept[..., :-1].masked_fill(best.values[:, None] == -torch.inf, -torch.inf)
+        parts.append((best.indices, log_probs, kept[..., -1]))
     evidence = Evidence(*map(torch.cat, zip(*parts, strict=True)), frames)
     return evidence if keywords is None else _expect(evidence, keywords, count)
 

@@ -583,8 +583,12 @@ class DiffusionASR(EncoderDecoderASR):
     @cached_property
     def aligner(self) -> WordAligner:
         """Gives words their times and confidence, a WordAligner."""
-        temperature = getattr(self.hparams, "word_temperature", 1.0)
-        return WordAligner(self.mods.encoder, self.mods.decoder, temperature=temperature)
+        return WordAligner(
+            self.mods.encoder,
+            self.mods.decoder,
+            temperature=getattr(self.hparams, "word_temperature", 1.0),
+            bias=getattr(self.hparams, "word_bias", 0.0),
+        )
 
     def transcribe_batch(
         self,

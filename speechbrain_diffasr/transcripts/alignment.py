@@ -189,8 +189,9 @@ class WordAligner:
     pauses of the audio; see `align_tokens` and `place_edges`.
 
     A token's probability is a geometric mean of two: what the denoiser gave it at its last step,
-    and what CTC gives it at the best of its frames. A word is as sure as its least sure token.
-    `benchmarks/timestamps.py` measures all of this.
+    and what CTC gives it at the best of its frames. A word is as sure as its least sure token, and
+    `word_confidence` calibrates that. `benchmarks/timestamps.py` measures all of this, and
+    `benchmarks/confidence.py` fits the calibration.
 
     Arguments
     ---------
@@ -208,6 +209,9 @@ class WordAligner:
         Divides log probabilities of words: over 1 if words are more often right than their
         confidence says; a recognizer takes `word_temperature` of its hyperparams.yaml, if that is
         there. Default: 1.0.
+    bias : float
+        Is then added to log odds: over 0 if words are still more often right; a recognizer takes
+        `word_bias`, if that is there. Default: 0.0.
     chunk_size : int
         Frames whose logits are in memory at once. Default: 256.
 
@@ -235,6 +239,7 @@ class WordAligner:
         min_pause=0.1,
         acoustic_share=0.5,
         temperature=1.0,
+        bias=0.0,
         chunk_size=256,
     ):
         self.model = decoder.model
@@ -246,6 +251,7 @@ class WordAligner:
         self.min_pause = min_pause
         self.acoustic_share = acoustic_share
         self.temperature = temperature
+        self.bias = bias
         self.chunk_size = chunk_size
 
     def __call__(self, wavs, audio, tokens, log_probs=None):
@@ -324,22 +330,32 @@ class WordAligner:
                 text=piece.text,
                 start=start,
                 end=end,
-                confidence=word_confidence(sure[piece.first : piece.last + 1], self.temperature),
+                confidence=word_confidence(
+                    sure[piece.first : piece.last + 1], self.temperature, self.bias
+                ),
                 space=piece.space,
             )
             for piece, (start, end) in zip(pieces, edges, strict=True)
         ]
 
 
-def word_confidence(log_probs, temperature=1.0):
-    """How sure a word is: as its least sure token.
+def word_confidence(log_probs, temperature=1.0, bias=0.0):
+    """How sure a word is: as its least sure token, calibrated.
+
+    Two numbers make of a probability how often such words are right. A temperature divides its
+    logarithm (temperature scaling, Guo et al. 2017, https://arxiv.org/abs/1706.04599), and a bias
+    is added to the log odds of the result, as Platt's sigmoid has one (Platt 1999, "Probabilistic
+    outputs for support vector machines"). Both leave 0 and 1 where they are, and no word gets
+    ahead of another.
 
     Arguments
     ---------
     log_probs : list of float
         Of its tokens, in nats.
     temperature : float
-        Divides them.
+        Divides them. Default: 1.0.
+    bias : float
+        Is added to the log odds. Default: 0.0.
 
     Returns
     -------
@@ -350,8 +366,16 @@ def word_confidence(log_probs, temperature=1.0):
     -------
     >>> round(word_confidence([math.log(0.9), math.log(0.64)], temperature=2.0), 3)
     0.8
+    >>> round(word_confidence([math.log(0.64)], temperature=2.0, bias=math.log(0.5)), 3)
+    0.667
     """
-    return math.exp(min(0.0, *log_probs) / temperature)
+    log_prob = min(0.0, *log_probs) / temperature
+    prob = math.exp(log_prob)
+    if not bias:
+        return prob
+    # Odds are multiplied; 1 - prob keeps its digits where a word is nearly certain.
+    odds = math.exp(bias) * prob
+    return odds / (odds - math.expm1(log_prob))
 
 
 def _is_mute(token, following, decode):

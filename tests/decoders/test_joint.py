@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from speechbrain_diffasr import DiffusionASR
+from speechbrain_diffasr.decoders import joint
 from speechbrain_diffasr.decoders.ctc import read_pieces
 from speechbrain_diffasr.decoders.joint import END_FLOOR, Evidence, hear, join
 from speechbrain_diffasr.decoders.queueing import Utterance
@@ -122,11 +123,12 @@ def random_audio(batch, frames, vocab=9, width=5):
     )
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 1000])
-def test_evidence_is_that_of_the_output_layer(rows_at_once):
+@pytest.mark.parametrize("logits_bytes", [1, 2**30])
+def test_evidence_is_that_of_the_output_layer(logits_bytes, monkeypatch):
+    monkeypatch.setattr(joint, "LOGITS_BYTES_PLAIN", logits_bytes)
     audio, head = random_audio(4, 7)
     frames = torch.tensor([7, 1, 3, 5])
-    evidence = hear(audio, head, 4, 6, frames, count=3, rows_at_once=rows_at_once)
+    evidence = hear(audio, head, 4, 6, frames, count=3)
     logits = 30 * torch.tanh(audio @ head.weight.T / 30)
     expected = logits.log_softmax(dim=-1)
     for row, count in enumerate(frames.tolist()):
