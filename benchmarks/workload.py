@@ -26,7 +26,7 @@ class Setting:
     Arguments
     ---------
     name : str
-    fused, tokens_per_second, trim_slots, top_tokens, fp8_experts, start, ctc_weight
+    fused, tokens_per_second, trim_slots, top_tokens, fp8_experts, start, ctc_weight, readings
         As in `DiffusionSearcher`.
     """
 
@@ -38,6 +38,7 @@ class Setting:
     fp8_experts: bool = False
     start: str = "noise"
     ctc_weight: float = 0.0
+    readings: int = 0
 
     def apply(self, searcher):
         """Makes a searcher decode so.
@@ -90,7 +91,8 @@ def make_settings(tokens_per_second, top_tokens):
     ['plain', 'fused', 'canvas']
     >>> make_settings(6.0, 64)["canvas+slots"]
     Setting(name='canvas+slots', fused=True, tokens_per_second=6.0, trim_slots=True, \
-top_tokens=None, fp8_experts=False, start='noise', ctc_weight=0.0)
+top_tokens=None, fp8_experts=False, start='noise', \
+ctc_weight=0.0, readings=0)
     """
     changes = {
         "canvas": {"tokens_per_second": tokens_per_second},

@@ -61,6 +61,9 @@ SMALLER = {
     "whisper": {"config": {"encoder_layers": 1, "encoder_ffn_dim": 32}},
     "confidence": 3.0,
     "entropy_bound": 30.0,
+    # The paper's sampler is the reference; tests of what else there is turn it on.
+    "ctc_weight": 0.0,
+    "readings": 0,
 }
 
 

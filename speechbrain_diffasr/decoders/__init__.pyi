@@ -1,3 +1,7 @@
+from .candidates import Candidate as Candidate
+from .drafts import make_guesses as make_guesses
+from .keywords import Keywords as Keywords
+from .keywords import read_keywords as read_keywords
 from .language_id import LanguageTable as LanguageTable
 from .language_id import identify_language as identify_language
 from .queueing import Utterance as Utterance

@@ -2,6 +2,7 @@ from .alignment import WordAligner as WordAligner
 from .captions import CaptionStyle as CaptionStyle
 from .schema import SCHEMA as SCHEMA
 from .schema import parse_json as parse_json
+from .types import Alternative as Alternative
 from .types import Segment as Segment
 from .types import Transcript as Transcript
 from .types import Word as Word

@@ -94,6 +94,8 @@ def folder(tmp_path_factory):
     )
     for name in ("test.csv", "a.csv", "b.csv", "train.csv"):
         (folder / name).write_text(table, encoding="utf-8")
+    (folder / "draft.txt").write_text("oh there he is")
+    (folder / "names.txt").write_text("# people\nanna\n")
     (folder / "recordings").mkdir()
     shutil.copy(folder / "a.wav", folder / "recordings" / "monday.wav")
     # A model of one's own, which has no table of languages yet.
@@ -110,8 +112,11 @@ def loaded():
     def load(source, device="cpu", verbose=False):
         key = str(source)
         if key not in models:
-            models[key] = DiffusionASR.from_hparams(source or shipped_model("diffasr-tiny"))
-        return models[key]
+            model = DiffusionASR.from_hparams(source or shipped_model("diffasr-tiny"))
+            models[key] = model, model.decoding
+        model, decoding = models[key]
+        model.mods.decoder.configure(**decoding)  # which the options of a command have changed
+        return model
 
     return load
 
