@@ -117,12 +117,14 @@ def add_model_options(parser, steps_type=None):
     )
 
 
-def add_decoding_options(parser):
+def add_decoding_options(parser, start="--start"):
     """Adds the options that say how canvases start, what is joined, and what is chosen among.
 
     Arguments
     ---------
     parser : argparse.ArgumentParser
+    start : str
+        Option that says what canvases start from, where --start is a time. Default: --start.
 
     Example
     -------
@@ -134,7 +136,8 @@ def add_decoding_options(parser):
     options = parser.add_argument_group("decoding", "docs/decoding.md says when which pays")
     own = "[default: the model's own]"
     options.add_argument(
-        "--start",
+        start,
+        dest="start",
         choices=("noise", "ctc", "draft"),
         metavar="FROM",
         help="what canvases start from: noise, as in the paper; ctc, what CTC reads in the audio; "
@@ -204,15 +207,18 @@ def configure_decoding(model, args):
     settings = {name: getattr(args, name) for name in names}
     if settings["choose"] == "consensus" and settings["readings"] is None:
         settings["readings"] = 0
-    keywords = None
     try:
         if any(value is not None for value in settings.values()):
             model.mods.decoder.configure(**settings)
-        if args.keywords is not None:
-            keywords = read_keywords(args.keywords)
-            model.keywords(keywords)  # seen to be usable before the work begins
     except ValueError as err:
         raise UsageError(f"--{err}") from None
+    if args.keywords is None:
+        return None
+    try:
+        keywords = read_keywords(args.keywords)
+        model.keywords(keywords)  # seen to be usable before the work begins
+    except ValueError as err:
+        raise UsageError(f"--keywords: {str(err).removeprefix('keywords: ')}") from None
     return keywords
 
 

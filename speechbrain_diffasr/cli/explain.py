@@ -6,8 +6,10 @@ import sys
 from speechbrain_diffasr.cli.common import (
     UsageError,
     add_command,
+    add_decoding_options,
     add_model_options,
     check_output,
+    configure_decoding,
     open_model,
     quiet_libraries,
     seconds_from_text,
@@ -19,7 +21,9 @@ Writes a page that shows how one utterance was decoded.
 
 A single HTML file that needs no network: the waveform with a play button and the words under it,
 the canvas after every denoising step with accepted tokens and fresh noise told apart, the entropy
-of each position, and what CTC hears in the same audio. Any browser opens it, a small one too."""
+of each position, and what CTC hears in the same audio. Where the canvas starts from CTC or from a
+draft, it shows which of their tokens the denoiser kept and which it changed. Any browser opens the
+page, a small one too."""
 
 EXPLAIN_EXAMPLES = """\
 examples:
@@ -28,6 +32,10 @@ examples:
       a part of a recording that is longer than the model hears at once; times on the page count
       from the start of the part
   diffasr explain speech.wav --steps 48 --seed 3 --output page.html
+  diffasr explain speech.wav --start-from ctc --ctc-weight 2 --output page.html
+      what the denoiser makes of what CTC reads
+  diffasr explain speech.wav --draft draft.txt --output page.html
+      and of what another recognizer wrote
 
 exit status: 0 written, 1 the audio cannot be transcribed, 2 wrong usage, 130 interrupted"""
 
@@ -48,12 +56,13 @@ def explain(args):
     Raises
     ------
     UsageError
-        If the model cannot be loaded or the page cannot be written.
+        If the model cannot be loaded, the draft or the keywords cannot be used, or the page cannot
+        be written.
     """
 
     check_output(args.output, [args.audio])
-    if args.end is not None and args.end <= args.start:
-        raise UsageError(f"--end: {args.end:g} s is not behind --start, {args.start:g} s")
+    if args.end is not None and args.end <= args.begin:
+        raise UsageError(f"--end: {args.end:g} s is not behind --start, {args.begin:g} s")
     with quiet_libraries(args.verbose):
         from speechbrain_diffasr.dataio.audio import silence_mp3_decoder
         from speechbrain_diffasr.inference.pretrained import default_model
@@ -62,13 +71,17 @@ def explain(args):
         from speechbrain_diffasr.visualization.page import write_page
 
         asr = open_model(args)
+        keywords = configure_decoding(asr, args)
+        draft = None if args.draft is None else load_draft(args)
         try:
             with silence_mp3_decoder():
-                wav = load_part(asr, args.audio, args.start, args.end)
+                wav = load_part(asr, args.audio, args.begin, args.end)
         except AudioError as error:
             print(f"diffasr: {error}", file=sys.stderr)
             return 1
-        explanation = recording.explain(asr, wav, args.language, args.steps, args.seed)
+        explanation = recording.explain(
+            asr, wav, args.language, args.steps, args.seed, draft, keywords
+        )
         model = args.model or default_model()
         try:
             write_page(
@@ -77,7 +90,7 @@ def explain(args):
                 asr.tokenizer,
                 model=os.path.basename(os.path.abspath(model)) if os.path.isdir(model) else model,
                 name=args.audio,
-                start=args.start,
+                start=args.begin,
                 languages=asr.mods.decoder.prompt.languages,
             )
         except OSError as err:
@@ -88,6 +101,35 @@ def explain(args):
         file=utf8_stdout("text"),
     )
     return 0
+
+
+def load_draft(args):
+    """Reads what may be said in the part of the recording that is decoded.
+
+    Arguments
+    ---------
+    args : argparse.Namespace
+        With `draft`, `audio`, `begin` and `end`.
+
+    Returns
+    -------
+    draft : str or list
+        As `make_guesses` takes it.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read.
+    """
+    from speechbrain_diffasr.inference.drafts import draft_of, read_drafts
+
+    try:
+        (draft,) = read_drafts(args.draft, [args.audio])
+    except ValueError as err:
+        raise UsageError(f"--{err}") from None
+    if isinstance(draft, str):
+        return draft
+    return draft_of(draft, args.begin, float("inf") if args.end is None else args.end)
 
 
 def load_part(asr, path, start=0.0, end=None):
@@ -154,6 +196,7 @@ def add_explain(commands):
     parser.add_argument("--output", required=True, metavar="FILE", help="write the page here")
     parser.add_argument(
         "--start",
+        dest="begin",
         type=seconds_from_text,
         default=0.0,
         metavar="SECONDS",
@@ -165,4 +208,11 @@ def add_explain(commands):
         metavar="SECONDS",
         help="and where it ends [default: at its end]",
     )
+    parser.add_argument(
+        "--draft",
+        metavar="FILE",
+        help="what may be said, by another recognizer, say, for the canvas to start from: a text "
+        "file, or what diffasr transcribe --format json writes",
+    )
+    add_decoding_options(parser, start="--start-from")
     add_model_options(parser)

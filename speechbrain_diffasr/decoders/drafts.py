@@ -1,8 +1,10 @@
 """Texts that others wrote of an utterance, for a canvas to start from."""
 
 import unicodedata
+from itertools import pairwise
 
 from speechbrain_diffasr.decoders.canvas import Guess
+from speechbrain_diffasr.text.spacing import join_texts
 
 # Share of tokens with capitals that a model has which writes none but in the names of languages.
 FEW_CAPITALS = 0.02
@@ -58,6 +60,8 @@ def make_guesses(drafts, tokenizer):
 class Speller:
     """Spells a text as a model does that writes no capitals, or no punctuation.
 
+    Curved apostrophes become straight ones, and dashes spaces, where only those have a token.
+
     Arguments
     ---------
     tokenizer : Tokenizer
@@ -67,8 +71,8 @@ class Speller:
     -------
     >>> from speechbrain_diffasr import DiffusionASR, shipped_model
     >>> spell = Speller(DiffusionASR.from_hparams(shipped_model("diffasr-tiny")).tokenizer)
-    >>> spell("It's  Émile, isn't it?")
-    "it's émile isn't it"
+    >>> spell("It's  Émile, isn’t it? The well-known one.")
+    "it's émile isn't it the well known one"
     """
 
     def __init__(self, tokenizer):
@@ -86,23 +90,29 @@ class Speller:
     def __call__(self, text):
         """The text, without the punctuation that no token has."""
         text = text if self.has_capitals else text.lower()
-        kept = [
-            letter
-            for letter in text
-            if letter in self.letters or unicodedata.category(letter)[0] not in "PS"
-        ]
-        return " ".join("".join(kept).split())
+        return " ".join("".join(map(self._spell, text)).split())
+
+    def _spell(self, letter):
+        category = unicodedata.category(letter)
+        if letter in self.letters or category[0] not in "PS":
+            return letter
+        if letter == "’" and "'" in self.letters:
+            return "'"
+        return " " if category == "Pd" else ""
 
 
 def _from_words(pairs, tokenizer):
     """A guess whose words are not equally sure."""
     words = [text for text, _ in pairs]
-    text = " ".join(words)
+    text = join_texts(words)
     tokens, confidences = tokenizer.encode_text(text), []
     # A token belongs to the word in which the text before it and its own ends.
-    ends = [len(" ".join(words[: count + 1])) for count in range(len(words))]
-    for count in range(1, len(tokens) + 1):
-        reached = len(tokenizer.decode_ids(tokens[:count]))
-        place = next((index for index, end in enumerate(ends) if reached <= end), len(ends) - 1)
+    ends = [len(join_texts(words[: count + 1])) for count in range(len(words))]
+    reached = [len(tokenizer.decode_ids(tokens[:count])) for count in range(len(tokens) + 1)]
+    place = len(ends) - 1
+    for before, now in reversed(list(pairwise(reached))):
+        # A space by itself, which decoding leaves out at the end, belongs to what follows it.
+        if now != before:
+            place = next((index for index, end in enumerate(ends) if now <= end), len(ends) - 1)
         confidences.append(pairs[place][1])
-    return Guess(tokens, confidences)
+    return Guess(tokens, confidences[::-1])

@@ -4,8 +4,12 @@ import json
 from pathlib import Path
 
 from speechbrain_diffasr.text.recordings import recording_names
+from speechbrain_diffasr.text.spacing import join_texts
 from speechbrain_diffasr.transcripts.schema import parse_json
+from speechbrain_diffasr.utils.errors import DiffASRError
 from speechbrain_diffasr.utils.paths import path_text
+
+READABLE = "a text file, or what diffasr transcribe --format json writes"
 
 
 def draft_of(transcript, start=0.0, end=float("inf")):
@@ -16,8 +20,8 @@ def draft_of(transcript, start=0.0, end=float("inf")):
     transcript : Transcript
         Of the whole recording, by whatever recognizer.
     start, end : float
-        Seconds; words or, where their times are not known, segments count whose middle lies
-        between. Default: all of it.
+        Seconds; words or, where their times are not known, whole segments count whose middle
+        lies between. Default: all of it.
 
     Returns
     -------
@@ -32,14 +36,15 @@ def draft_of(transcript, start=0.0, end=float("inf")):
     >>> draft_of(transcript, 2.0, 3.0), draft_of(Transcript(transcript.segments[1:], 4.0))
     ([[('it', 0.4)]], 'is')
     """
-    words, texts = [], []
+    words, has_words = [], False
     for segment in transcript.segments:
         for word in segment.words:
             if start <= (word.start + word.end) / 2 < end:
                 words.append((word.text, word.confidence))
+                has_words = True
         if not segment.words and start <= (segment.start + segment.end) / 2 < end:
-            texts.append(segment.text)
-    return [words] if words else " ".join(texts)
+            words.append((segment.text, 1.0))
+    return [words] if has_words else join_texts(text for text, _ in words)
 
 
 def read_drafts(path, recordings):
@@ -60,8 +65,8 @@ def read_drafts(path, recordings):
 
     Raises
     ------
-    ValueError
-        If it cannot be read, or is of no recording.
+    DiffASRError
+        If it cannot be read, is empty or JSON of another kind, or is of no recording.
 
     Example
     -------
@@ -71,14 +76,18 @@ def read_drafts(path, recordings):
     ['so it is']
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DiffASRError(f"draft: {path}: no such file; give {READABLE}") from None
     except OSError as error:
-        raise ValueError(f"draft: {path}: cannot be read ({error.strerror})") from None
+        raise DiffASRError(f"draft: {path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
-        raise ValueError(f"draft: {path}: not text in UTF-8") from None
-    if text.lstrip()[:1] not in ("{", "["):
+        raise DiffASRError(f"draft: {path}: not text in UTF-8; give {READABLE}") from None
+    if not text.strip():
+        raise DiffASRError(f"draft: {path}: nothing is in it; give {READABLE}")
+    if text.lstrip()[0] not in "{[":
         if len(recordings) != 1:
-            raise ValueError(
+            raise DiffASRError(
                 f"draft: {path} is a text, and of one recording; for several give what "
                 "diffasr transcribe --format json writes"
             )
@@ -86,9 +95,12 @@ def read_drafts(path, recordings):
     try:
         parts = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"draft: {path}: not JSON ({error})") from None
+        raise DiffASRError(f"draft: {path}: not JSON ({error}); give {READABLE}") from None
     parts = parts if isinstance(parts, list) else [parts]
-    transcripts = [parse_json(json.dumps(part), f"draft: {path}") for part in parts]
+    try:
+        transcripts = [parse_json(json.dumps(part), f"draft: {path}") for part in parts]
+    except ValueError as error:
+        raise DiffASRError(str(error)) from None
     by_path = {one.name: one for one in transcripts}
     names = recording_names([str(one.name) for one in transcripts])
     by_name = dict(zip(names, transcripts, strict=True))
@@ -96,9 +108,10 @@ def read_drafts(path, recordings):
         by_path.get(path_text(recording), by_name.get(name))
         for recording, name in zip(recordings, recording_names(recordings), strict=True)
     ]
-    if all(draft is None for draft in found):
-        raise ValueError(
-            f"draft: {path} has {', '.join(names[:3])}{' …' * (len(names) > 3)}, and nothing of "
-            f"{recordings[0]}"
+    if recordings and all(draft is None for draft in found):
+        held = f"{', '.join(names[:3])}{' …' * (len(names) > 3)}" or "no recording"
+        raise DiffASRError(
+            f"draft: {path} has {held}, and nothing of {path_text(recordings[0])}; give the "
+            "transcript of that, under its name"
         )
     return found

@@ -25,6 +25,15 @@ LONG_TEXT = 80
 # Digits of times (s) and of entropies (nats) that the page shows or draws.
 DIGITS, ENTROPY_DIGITS = 3, 4
 LIBRARIES = ("speechbrain", "transformers", "torch")
+# What the canvas started from, in a headline and within a sentence.
+HEADLINES = {"noise": "a canvas of noise", "ctc": "what CTC read", "draft": "a draft"}
+SOURCES = {"noise": "noise", "ctc": "CTC", "draft": "the draft"}
+# What became of the start at a position: how it is counted, and the legend of its sign.
+FATES = {
+    "stayed": ("stayed", "of {source}, and the same at the end"),
+    "changed": ("changed", "of {source}, and another at the end"),
+    "filled": ("noise", "noise at the start"),
+}
 
 
 def write_page(path, explanation, tokenizer, **about):
@@ -84,6 +93,7 @@ def make_page(explanation, tokenizer, model, name, start=0.0, languages=None):
     name = printable(os.path.basename(os.fspath(name)))
     text = printable(explanation.text)
     lang = explanation.language
+    source, has_source = SOURCES[explanation.origin], bool(explanation.fates)
     fields = {
         "policy": _policy(style, script),
         "title": html.escape(f"{text or name} · diffasr explain"),
@@ -91,9 +101,12 @@ def make_page(explanation, tokenizer, model, name, start=0.0, languages=None):
         "lang": f' lang="{html.escape(lang)}"' if lang and text else "",
         "length": "" if 0 < len(text) < LONG_TEXT else f' class="{"long" if text else "empty"}"',
         "text": html.escape(text) or "nothing was heard",
-        "about": _about(explanation, model, name, start, languages or {}),
+        "about": _about(explanation, tokenizer, model, name, start, languages or {}),
         "audio": base64.b64encode(_wav_bytes(explanation)).decode("ascii"),
         "versions": html.escape(" · ".join(versions)),
+        "origin": HEADLINES[explanation.origin],
+        "fates": _legend(source) if has_source else "",
+        "pale": f" Pale: given by {source}." if has_source else "",
         "data": _script_json(_data(explanation, texts, tokenizer)),
         "script": script,
     }
@@ -147,7 +160,7 @@ def _policy(*inline):
     )
 
 
-def _about(explanation, model, name, start, languages):
+def _about(explanation, tokenizer, model, name, start, languages):
     """What the header says, as the entries of a description list."""
     code = explanation.language
     named = f"{languages[code]} ({code})" if code in languages else code
@@ -159,11 +172,54 @@ def _about(explanation, model, name, start, languages):
         "Steps": f"{explanation.frames[-1].step} of at most {explanation.max_steps}",
         "Seed": str(explanation.seed),
     }
+    if explanation.fates:
+        counts = _count_fates(_spoken_fates(explanation, tokenizer))
+        entries["Start"] = SOURCES[explanation.origin] + (f" (tokens: {counts})" if counts else "")
+    if explanation.ctc_weight:
+        entries["CTC weight"] = f"{explanation.ctc_weight:g} at every step"
+    if explanation.keywords:
+        entries["Keywords"] = str(explanation.keywords)
+    if explanation.candidates > 1 or explanation.readings:
+        entries["Candidates"] = _candidates(explanation, tokenizer)
     if explanation.tries > 1:
         entries["Canvases"] = f"{explanation.tries}; the text filled those before"
     return "\n".join(
         f"<div><dt>{term}</dt><dd>{html.escape(value)}</dd></div>"
         for term, value in entries.items()
+    )
+
+
+def _candidates(explanation, tokenizer):
+    """What the text was chosen among, and that one canvas is shown."""
+    count = explanation.candidates
+    among = f"{count} canvases" if count > 1 else "the canvas"
+    among += f" and up to {explanation.readings} readings of CTC" if explanation.readings else ""
+    shown = "the first canvas" if count > 1 else "the canvas"
+    own = tokenizer.decode_ids(explanation.frames[-1].tokens) == explanation.text
+    return f"{among}; {shown} is shown, and {'its text' if own else 'another text'} was chosen"
+
+
+def _spoken_fates(explanation, tokenizer):
+    """What became of the start at each position; "" where no text was nor is."""
+    starts = explanation.frames[0].canvas
+    return [
+        "" if fate == "stayed" and start == tokenizer.eos_id else fate
+        for fate, start in zip(explanation.fates, starts, strict=False)  # no fates of mere noise
+    ]
+
+
+def _count_fates(fates):
+    return ", ".join(
+        f"{fates.count(fate)} {verb}" for fate, (verb, _) in FATES.items() if fate in fates
+    )
+
+
+def _legend(source):
+    """Entries of the legend for the signs that tell what became of the start."""
+    return "\n".join(
+        f'<li><span class="cell {fate}" aria-hidden="true"><span class="token">a</span></span> '
+        f"{html.escape(meaning.format(source=source))}</li>"
+        for fate, (_, meaning) in FATES.items()
     )
 
 
@@ -194,6 +250,10 @@ def _data(explanation, texts, tokenizer):
             }
             for word in explanation.words
         ],
+        "text": printable(explanation.text),
+        "origin": SOURCES[explanation.origin],
+        "given": "".join("01"[one] for one in explanation.frames[0].given),
+        "fates": _spoken_fates(explanation, tokenizer),
         "ctc": printable(explanation.ctc_text),
         "pieces": [
             {
@@ -215,8 +275,13 @@ def _frame(frame, tokenizer):
         "entropy": [round(value, ENTROPY_DIGITS) for value in frame.entropy],
         "mean_entropy": frame.mean_entropy,
         "tokens": frame.tokens,
-        "text": printable(tokenizer.decode_ids(frame.tokens)),
+        "text": printable(tokenizer.decode_ids(frame.tokens or _given_tokens(frame))),
     }
+
+
+def _given_tokens(frame):
+    """What CTC or the draft gave of a canvas; nothing of one that was all noise."""
+    return [token for token, given in zip(frame.canvas, frame.given, strict=False) if given]
 
 
 def _script_json(value):

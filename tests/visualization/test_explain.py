@@ -16,7 +16,7 @@ import torch
 from hostile_page import HOSTILE, hostile_explanation, hostile_tokenizer
 from speechbrain.decoders.ctc import ctc_greedy_decode
 
-from speechbrain_diffasr import DiffusionASR, cli, shipped_model
+from speechbrain_diffasr import DiffusionASR, Segment, Transcript, cli, shipped_model
 from speechbrain_diffasr.cli.common import UsageError
 from speechbrain_diffasr.cli.explain import add_explain
 from speechbrain_diffasr.cli.main import Parser
@@ -24,6 +24,7 @@ from speechbrain_diffasr.decoders import Draft
 from speechbrain_diffasr.decoders.ctc import read_pieces
 from speechbrain_diffasr.lobes import Tokenizer
 from speechbrain_diffasr.lobes.output_layer import Head
+from speechbrain_diffasr.transcripts.schema import format_json
 from speechbrain_diffasr.visualization import Recorder, explain, write_page
 from speechbrain_diffasr.visualization.page import make_page
 from speechbrain_diffasr.visualization.token_texts import TokenTexts
@@ -33,7 +34,10 @@ SAMPLES = Path(shipped_model("diffasr-tiny")) / "samples"
 
 @pytest.fixture(scope="module")
 def asr():
-    return DiffusionASR.from_hparams(shipped_model("diffasr-tiny"))
+    """That decodes as in the paper."""
+    asr = DiffusionASR.from_hparams(shipped_model("diffasr-tiny"))
+    asr.mods.decoder.configure("noise", 0.0, "seed", 1, "likelihood", 0)
+    return asr
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +151,143 @@ def test_ctc_pieces_are_the_greedy_reading():
         first, last = round(piece.start / 0.08), round(piece.end / 0.08 + 0.3)
         assert piece.probability == pytest.approx(float(best[first:last].max()), rel=1e-4)
     assert pieces[-1].end <= 10.03
+
+
+# Where it started from, and what became of that
+
+
+@pytest.fixture
+def decoding(asr):
+    """Changes how the model decodes until the end of a test."""
+    before = asr.mods.decoder.settings()
+    yield asr.mods.decoder.configure
+    asr.mods.decoder.configure(**before)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"start": "ctc"}, {}),
+        ({"noise": "audio"}, {}),
+        ({"start": "ctc", "noise": "audio", "ctc_weight": 1.0}, {}),
+        ({}, {"draft": "这是怎么"}),
+        ({"start": "ctc"}, {"draft": [[("这", 0.9), ("是", 0.1), ("什", 0.8)]]}),
+        ({"ctc_weight": 2.0}, {"keywords": ["回事"]}),
+    ],
+)
+def test_the_first_frame_is_what_the_first_step_reads(
+    asr, spoken, decoding, monkeypatch, settings, expected
+):
+    wav, noise = spoken
+    decoding(**settings)
+    read = []
+    sampler = asr.mods.decoder.sampler
+    step = sampler.step
+
+    def spy(canvases, *args):
+        read.append(canvases.canvas[0].tolist())
+        return step(canvases, *args)
+
+    monkeypatch.setattr(sampler, "step", spy)
+    drafts = [expected["draft"]] if "draft" in expected else None
+    (transcript,) = asr.transcribe(
+        [wav], "zh", drafts=drafts, keywords=expected.get("keywords"), steps=3
+    )
+    monkeypatch.undo()
+    explanation = explain(asr, wav, "zh", steps=3, **expected)
+    assert explanation.text == transcript.text
+    assert [frame.canvas for frame in explanation.frames[:-1]] == read
+    assert (read[0] == noise.frames[0].canvas) == (list(settings) == ["ctc_weight"])
+    assert asr.mods.decoder.sampler is sampler
+
+
+def test_noise_has_no_marks(asr, spoken):
+    _, explanation = spoken
+    assert not any(explanation.frames[0].given) and explanation.fates == []
+    page = make_page(explanation, asr.tokenizer, "tiny", "x.wav")
+    assert "How a canvas of noise became this text" in page
+    assert "Pale:" not in page and 'class="cell stayed"' not in page
+    data = Elements(page).data()
+    assert (data["fates"], data["origin"]) == ([], "noise")
+
+
+def test_what_the_denoiser_made_of_a_draft_is_marked(asr):
+    """Of a draft with an unsure word and a wrong one, the page tells these from the others."""
+    wav = asr.load_audio(SAMPLES / "de_2.wav")
+    draft = [[("das", 0.9), ("war", 0.9), ("nicht", 0.1), ("gut", 0.9)]]
+    explanation = explain(asr, wav, "de", draft=draft)
+    assert explanation.text == "das ist nicht gut"
+    first, end = explanation.frames[0], asr.tokenizer.eos_id
+    assert first.given[:4] == [True, True, False, True] and all(first.given[4:])
+    assert explanation.fates == ["stayed", "changed", "filled"] + ["stayed"] * 45
+    assert set(first.canvas[4:]) == {end}
+    page = make_page(explanation, asr.tokenizer, "tiny", "x.wav")
+    elements = Elements(page)
+    data = elements.data()
+    assert data["origin"] == "the draft"
+    assert data["given"] == "1101" + "1" * 44
+    assert data["fates"] == ["stayed", "changed", "filled", "stayed"] + [""] * 44
+    assert data["frames"][0]["text"] == "das war gut"
+    said = [text.strip() for _, _, text in elements.all("dd")]
+    assert "the draft (tokens: 2 stayed, 1 changed, 1 noise)" in said
+    legend = "".join(text for _, attrs, text in elements.found)
+    assert "of the draft, and the same at the end" in legend
+    assert "How a draft became this text" in page and "Pale: given by the draft." in page
+
+
+def test_a_start_from_ctc_is_marked(asr, decoding):
+    wav = asr.load_audio(SAMPLES / "en_1.wav")
+    decoding(start="ctc", ctc_weight=2.0)
+    explanation = explain(asr, wav, "en", keywords=["want"])
+    assert explanation.origin == "ctc"
+    first, last = explanation.frames[0], explanation.frames[-1]
+    for fate, given, start, token in zip(
+        explanation.fates, first.given, first.canvas, last.tokens, strict=True
+    ):
+        assert fate == ("filled" if not given else "stayed" if start == token else "changed")
+    elements = Elements(make_page(explanation, asr.tokenizer, "tiny", "x.wav"))
+    said = [text.strip() for _, _, text in elements.all("dd")]
+    assert said[5].startswith("CTC (tokens: ") and said[6:] == ["2 at every step", "1"]
+
+
+def test_of_several_candidates_the_first_canvas_is_shown(asr, decoding):
+    wav = asr.load_audio(SAMPLES / "fr_2.wav")
+    shown = []
+    for seed in range(8):
+        alone = explain(asr, wav, "fr", steps=1, seed=seed)
+        decoding(candidates=3)
+        (transcript,) = asr.transcribe([wav], "fr", steps=1, seed=seed)
+        explanation = explain(asr, wav, "fr", steps=1, seed=seed)
+        decoding(candidates=1)
+        assert explanation.text == transcript.text
+        assert explanation.frames == alone.frames and explanation.tries == 1
+        page = make_page(explanation, asr.tokenizer, "tiny", "x.wav")
+        assert f">{explanation.text or 'nothing was heard'}</h1>" in page
+        (line,) = [text for _, _, text in Elements(page).all("dd") if "canvases" in text]
+        which = "its text" if explanation.text == alone.text else "another text"
+        assert line.strip() == f"3 canvases; the first canvas is shown, and {which} was chosen"
+        shown.append(which)
+    assert len(set(shown)) == 2  # else this could not fail
+
+
+def test_readings_among_which_it_was_chosen_are_told(asr, decoding):
+    wav = asr.load_audio(SAMPLES / "en_2.wav")
+    decoding(readings=4)
+    page = make_page(explain(asr, wav, "en"), asr.tokenizer, "tiny", "x.wav")
+    told = "the canvas and up to 4 readings of CTC; the canvas is shown, and its text was chosen"
+    assert told in page
+
+
+def test_a_canvas_that_was_too_short_is_tried_again_among_candidates(asr, decoding, monkeypatch):
+    monkeypatch.setattr(asr.mods.decoder, "tokens_per_second", 0.1)
+    wav = asr.load_audio(SAMPLES / "es_1.wav").repeat(4)[: 6 * 16000]
+    draft = " ".join(["no"] * 20)
+    decoding(candidates=2)
+    explanation = explain(asr, wav, "es", draft=draft, steps=1)
+    assert explanation.tries == 2
+    assert [frame.step for frame in explanation.frames] == [0, 1]
+    sizes = {len(frame.canvas) for frame in explanation.frames}
+    assert sizes == {32}
 
 
 # What is written
@@ -272,6 +413,56 @@ def test_a_part_of_a_long_recording(command):
     status = command("long.wav", "--start", 10, "--end", end, "--output", "p.html")
     assert status == 0
     assert ">do you want it</h1>" in Path("p.html").read_text(encoding="utf-8")
+
+
+def test_the_command_takes_the_options_of_decoding(command, decoding, capfd):
+    Path("words.txt").write_text("want\n")
+    options = ["--start-from", "ctc", "--ctc-weight", "2", "--keywords", "words.txt"]
+    assert command(SAMPLES / "en_1.wav", "--output", "page.html", *options) == 0
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert "How what CTC read became this text" in page
+    assert "<dd>2 at every step</dd>" in page
+
+
+def test_the_command_takes_a_draft(command, capfd):
+    Path("draft.txt").write_text("Do you want… at?\n")
+    options = "--output", "page.html", "--draft", "draft.txt"
+    assert command(SAMPLES / "en_1.wav", *options) == 0
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert "How a draft became this text" in page
+    assert Elements(page).data()["frames"][0]["text"] == "do you want at"
+
+
+def test_of_the_draft_of_a_recording_the_part_is_taken(command, asr):
+    wav, rate = soundfile.read(SAMPLES / "en_1.wav")
+    soundfile.write("long.wav", np.r_[np.zeros(10 * rate), wav, np.zeros(10 * rate)], rate)
+    end = 10 + len(wav) / rate
+    segments = Segment(0.0, 9.0, "not this"), Segment(10.0, end, "do you want at")
+    transcript = Transcript((*segments, Segment(15, 20, "nor this")), 21.0, name="long.wav")
+    Path("draft.json").write_text(format_json(transcript))
+    part = "--start", 10, "--end", end, "--draft", "draft.json"
+    assert command("long.wav", *part, "--output", "p.html") == 0
+    data = Elements(Path("p.html").read_text(encoding="utf-8")).data()
+    assert data["frames"][0]["text"] == "do you want at"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--draft", "no.txt"], "--draft: no.txt: no such file; give a text file, or what"),
+        (["--draft", "other.json"], "nothing of {audio}; give the transcript of that"),
+        (["--keywords", "no.txt"], "--keywords: no.txt: no such file; give"),
+        (["--choose", "consensus", "--readings", "2"], "--choose: consensus is of canvases"),
+        (["--start-from", "silence"], "--start-from: invalid choice: 'silence'"),
+    ],
+)
+def test_decoding_that_cannot_be_is_refused(command, decoding, options, reason):
+    Path("other.json").write_text(format_json(Transcript((), 1.0, name="other.wav")))
+    audio = SAMPLES / "en_1.wav"
+    with pytest.raises(UsageError, match=re.escape(reason.format(audio=audio))) as caught:
+        command(audio, "--output", "page.html", *options)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not Path("page.html").exists()
 
 
 @pytest.mark.parametrize(

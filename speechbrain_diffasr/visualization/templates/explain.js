@@ -29,6 +29,10 @@
   const wordTitle = (word) =>
     `${seconds(word.start)} to ${seconds(word.end)}, confidence ${percent(word.confidence)}`;
   const isAccepted = (frame, place) => frame.accepted[place] === "1";
+  const isGiven = (frame, place) => frame.step === 0 && data.given[place] === "1";
+  // Of CTC or a draft, tokens that became text or were to; all is noise if there are none.
+  const fates = (wanted) => data.fates.filter((fate) => fate === wanted).length;
+  const hasSource = data.given.includes("1");
 
   // Sound ---------------------------------------------------------------------------------------
   const audio = byId("audio"), listen = byId("listen"), timeline = byId("timeline");
@@ -142,7 +146,7 @@
     }
     byId("ctc").textContent = data.ctc || "nothing";
     byId("ctc").classList.toggle("none", !data.ctc);
-    byId("ctc-note").textContent = data.ctc === data.frames[data.frames.length - 1].text
+    byId("ctc-note").textContent = data.ctc === data.text
       ? "The same as the transcript." : "Not the same as the transcript.";
   };
 
@@ -204,6 +208,7 @@
   // Steps ---------------------------------------------------------------------------------------
   const slider = byId("slider"), play = byId("play"), canvas = byId("canvas");
   const last = data.frames.length - 1;
+  const START = !hasSource ? "Noise" : data.origin === "CTC" ? "What CTC read" : "The draft";
   const highest = Math.max(1e-6, ...data.frames.flatMap((frame) => frame.entropy));
   let step = -1, timer = 0, cells = [], glanceRows = [];
 
@@ -223,10 +228,20 @@
     if (columns >= MEDIUM) element.classList.add(columns >= LONG ? "long" : "medium");
   };
 
+  // What became of the start is told where it is, and at the end.
+  const FUTURE = { stayed: "the same at the end", changed: "another at the end", filled: "not given" };
+  const PAST = { stayed: `as ${data.origin} gave it`, changed: `not what ${data.origin} gave`, filled: "noise at the start" };
+  const fateOf = (frame, place) =>
+    (hasSource && (frame.step === 0 || frame === data.frames[last]) && data.fates[place]) || "";
+
   const describe = (frame, place) => {
     const [text, space, kind] = data.tokens[frame.canvas[place]];
     const name = kind === "end" ? "end of text" : `${space ? "␣" : ""}${text}`;
-    const parts = [`Position ${place + 1}`, isAccepted(frame, place) ? "accepted" : "noise", name];
+    const state = isGiven(frame, place) ? `given by ${data.origin}` : isAccepted(frame, place) ? "accepted" : "noise";
+    const parts = [`Position ${place + 1}`, state, name];
+    const fate = fateOf(frame, place);
+    if (fate && frame.step === 0) parts.push(FUTURE[fate]);
+    else if (fate) parts.push(PAST[fate]);
     if (frame.entropy.length) parts.push(`entropy ${frame.entropy[place].toFixed(4)} nats`);
     if (frame.tokens.length && frame.tokens[place] !== frame.canvas[place]) {
       const [guess, , guessKind] = data.tokens[frame.tokens[place]];
@@ -254,15 +269,17 @@
       (frame) => `step ${frame.step}: ${frame.accepted.split("1").length - 1} of ${size} accepted`).join("; "));
     glanceRows = data.frames.map((frame, place) => {
       const row = make(glance, "div", "step-row");
-      make(row, "span", "", place ? `${frame.step}` : "noise");
+      make(row, "span", "", place ? `${frame.step}` : hasSource ? "start" : "noise");
       const svg = draw(row, "svg", { viewBox: `0 0 ${size} 14`, preserveAspectRatio: "none" });
-      let solid = "", dash = "";
+      let solid = "", dash = "", pale = "";
       for (let x = 0; x < size; x += 1) {
-        if (isAccepted(frame, x)) solid += `M${x + 0.06},1h.88v12h-.88z`;
+        if (isGiven(frame, x)) pale += `M${x + 0.06},1h.88v12h-.88z`;
+        else if (isAccepted(frame, x)) solid += `M${x + 0.06},1h.88v12h-.88z`;
         else dash += `M${x + 0.2},6h.6v2h-.6z`;
       }
       draw(svg, "path", { class: "solid", d: solid });
       draw(svg, "path", { class: "dash", d: dash });
+      draw(svg, "path", { class: "pale", d: pale });
       row.addEventListener("click", () => { pause(); show(place); });
       return row;
     });
@@ -279,22 +296,24 @@
       const isNew = kept && !isAccepted(before, place);
       accepted += kept;
       fresh += isNew;
-      cell.className = `cell ${kept ? "accepted" : "noise"}${isNew ? " new" : ""}`;
+      const state = isGiven(frame, place) ? "given" : kept ? "accepted" : "noise";
+      cell.className = ["cell", state, isNew && "new", fateOf(frame, place)].filter(Boolean).join(" ");
       showToken(token, data.tokens[frame.canvas[place]]);
       const height = step ? Math.max(1, BAR_PX * Math.sqrt(frame.entropy[place] / highest)) : 0;
       bar.style.height = `${height.toFixed(1)}px`;
       cell.title = describe(frame, place);
       cell.setAttribute("aria-label", cell.title);
     });
-    const name = step ? `Step ${frame.step} of ${data.frames[last].step}` : "Noise, before the first step";
+    const name = step ? `Step ${frame.step} of ${data.frames[last].step}` : `${START}, before the first step`;
+    const became = hasSource ? ` · of ${data.origin}: ${fates("stayed")} stayed, ${fates("changed")} changed; ${fates("filled")} noise` : "";
     const note = step
-      ? `${accepted} of ${cells.length} accepted, ${fresh} of them new · mean entropy ${frame.mean_entropy.toFixed(4)} nats`
-      : `${cells.length} random tokens of the vocabulary`;
+      ? `${accepted} of ${cells.length} accepted, ${fresh} of them new · mean entropy ${frame.mean_entropy.toFixed(4)} nats${step === last ? became : ""}`
+      : hasSource ? `${cells.length} positions${became}` : `${cells.length} random tokens of the vocabulary`;
     byId("step-name").textContent = name;
     byId("cell-note").textContent = "";
     byId("step-note").textContent = note;
     canvas.setAttribute("aria-label", `Canvas, ${name}`);
-    byId("reading").textContent = step ? frame.text || "nothing" : "not read yet";
+    byId("reading").textContent = frame.text || (step ? "nothing" : "not read yet");
     byId("reading").classList.toggle("none", !frame.text);
     slider.value = step;
     slider.setAttribute("aria-valuetext", `${name}; ${note}${step ? `; ${frame.text}` : ""}`);
