@@ -587,7 +587,7 @@ class DiffusionASR(EncoderDecoderASR):
             self.mods.encoder,
             self.mods.decoder,
             temperature=getattr(self.hparams, "word_temperature", 1.0),
-            bias=getattr(self.hparams, "word_bias", 0.0),
+            calibration=getattr(self.hparams, "word_calibration", None),
         )
 
     def transcribe_batch(

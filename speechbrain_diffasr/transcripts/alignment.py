@@ -13,6 +13,11 @@ from speechbrain_diffasr.transcripts.types import Word
 
 SHORTEST_WORD = 0.04  # s that a word keeps beside a pause
 LONGEST_REACH = 0.4  # s that a word may last before and behind its frames
+# What gives the tokens of a transcript their probabilities, by the settings of the decoder. Where a
+# text is chosen among several it is the causal language model; else the denoiser, joined with CTC
+# or alone, at its last step.
+SOURCES = "ranked", "joint", "denoiser"
+LEAST_CHANCE = 1e-300  # that is told from none
 
 
 def place_edges(spans, pauses, duration, frame, gap_share=0.6):
@@ -188,9 +193,9 @@ class WordAligner:
     diffasr-tiny), through the output layer that the projector was trained with, and from the
     pauses of the audio; see `align_tokens` and `place_edges`.
 
-    A token's probability is a geometric mean of two: what the denoiser gave it at its last step,
-    and what CTC gives it at the best of its frames. A word is as sure as its least sure token, and
-    `word_confidence` calibrates that. `benchmarks/timestamps.py` measures all of this, and
+    A token's probability is a geometric mean of two: what decoding gave it, by one of `SOURCES`,
+    and what CTC gives it at the best of its frames. A word is as sure as its least sure token,
+    which `word_confidence` calibrates. `benchmarks/timestamps.py` measures all of this, and
     `benchmarks/confidence.py` fits the calibration.
 
     Arguments
@@ -209,9 +214,10 @@ class WordAligner:
         Divides log probabilities of words: over 1 if words are more often right than their
         confidence says; a recognizer takes `word_temperature` of its hyperparams.yaml, if that is
         there. Default: 1.0.
-    bias : float
-        Is then added to log odds: over 0 if words are still more often right; a recognizer takes
-        `word_bias`, if that is there. Default: 0.0.
+    calibration : dict, optional
+        For some of `SOURCES` the three numbers of `word_confidence`, in place of a temperature:
+        what is sure in one is less so in another. A recognizer takes `word_calibration` of its
+        hyperparams.yaml, if that is there. Default: none.
     chunk_size : int
         Frames whose logits are in memory at once. Default: 256.
 
@@ -239,9 +245,10 @@ class WordAligner:
         min_pause=0.1,
         acoustic_share=0.5,
         temperature=1.0,
-        bias=0.0,
+        calibration=None,
         chunk_size=256,
     ):
+        self.decoder = decoder
         self.model = decoder.model
         self.tokenizer = decoder.prompt.tokenizer
         self.blank = self.tokenizer.token_id(decoder.prompt.slot_token)
@@ -251,7 +258,7 @@ class WordAligner:
         self.min_pause = min_pause
         self.acoustic_share = acoustic_share
         self.temperature = temperature
-        self.bias = bias
+        self.calibration = check_calibration(calibration)
         self.chunk_size = chunk_size
 
     def __call__(self, wavs, audio, tokens, log_probs=None):
@@ -285,6 +292,14 @@ class WordAligner:
             self._words(wav, row, scores.tolist()[: len(row)], alignment)
             for wav, row, scores, alignment in zip(wavs, tokens, log_probs, alignments, strict=True)
         ]
+
+    @property
+    def source(self):
+        """What gave tokens their probabilities, as the decoder is set: one of `SOURCES`."""
+        several = self.decoder.candidates > 1 and self.decoder.choose == "likelihood"
+        if self.decoder.readings or several:
+            return "ranked"
+        return "joint" if self.decoder.ctc_weight else "denoiser"
 
     def edges(self, spans, wav):
         """Places the edges of an utterance's words.
@@ -325,13 +340,14 @@ class WordAligner:
             (1 - self.acoustic_share) * denoiser + self.acoustic_share * acoustic
             for denoiser, acoustic in zip(log_probs, alignment.log_probs, strict=True)
         ]
+        calibration = self.calibration.get(self.source)
         return [
             Word(
                 text=piece.text,
                 start=start,
                 end=end,
                 confidence=word_confidence(
-                    sure[piece.first : piece.last + 1], self.temperature, self.bias
+                    sure[piece.first : piece.last + 1], self.temperature, calibration
                 ),
                 space=piece.space,
             )
@@ -339,14 +355,44 @@ class WordAligner:
         ]
 
 
-def word_confidence(log_probs, temperature=1.0, bias=0.0):
+def check_calibration(calibration):
+    """Checks that confidence can be calibrated so, and that the order of words is kept.
+
+    Arguments
+    ---------
+    calibration : dict or None
+        As `WordAligner` takes it.
+
+    Returns
+    -------
+    calibration : dict
+        Empty for None.
+
+    Raises
+    ------
+    ValueError
+        If a source is unknown, or its numbers are not three, or weights are below 0.
+    """
+    calibration = {} if calibration is None else calibration
+    if not isinstance(calibration, dict) or not calibration.keys() <= set(SOURCES):
+        raise ValueError(f"word_calibration: {calibration!r}; expected some of {SOURCES}")
+    for source, numbers in calibration.items():
+        if len(numbers) != 3 or min(numbers[:2]) < 0:
+            raise ValueError(
+                f"word_calibration: {source}: {numbers!r}; expected two weights and a bias"
+            )
+    return calibration
+
+
+def word_confidence(log_probs, temperature=1.0, calibration=None):
     """How sure a word is: as its least sure token, calibrated.
 
-    Two numbers make of a probability how often such words are right. A temperature divides its
-    logarithm (temperature scaling, Guo et al. 2017, https://arxiv.org/abs/1706.04599), and a bias
-    is added to the log odds of the result, as Platt's sigmoid has one (Platt 1999, "Probabilistic
-    outputs for support vector machines"). Both leave 0 and 1 where they are, and no word gets
-    ahead of another.
+    One number divides the log probability: temperature scaling (Guo et al. 2017,
+    https://arxiv.org/abs/1706.04599). Three numbers a, b and c make the log odds
+    a log(p) - b log(1 - p) + c: beta calibration (Kull et al. 2017,
+    https://proceedings.mlr.press/v54/kull17a.html), which with a = b is Platt's sigmoid of log odds
+    (1999, "Probabilistic outputs for support vector machines"). Neither lets a word get ahead of
+    another.
 
     Arguments
     ---------
@@ -354,8 +400,8 @@ def word_confidence(log_probs, temperature=1.0, bias=0.0):
         Of its tokens, in nats.
     temperature : float
         Divides them. Default: 1.0.
-    bias : float
-        Is added to the log odds. Default: 0.0.
+    calibration : sequence of float, optional
+        The three numbers, instead; the first two are 0 or more. Default: none.
 
     Returns
     -------
@@ -364,18 +410,20 @@ def word_confidence(log_probs, temperature=1.0, bias=0.0):
 
     Example
     -------
-    >>> round(word_confidence([math.log(0.9), math.log(0.64)], temperature=2.0), 3)
+    >>> tokens = [math.log(0.9), math.log(0.64)]
+    >>> round(word_confidence(tokens, temperature=2.0), 3)
     0.8
-    >>> round(word_confidence([math.log(0.64)], temperature=2.0, bias=math.log(0.5)), 3)
+    >>> round(word_confidence(tokens, calibration=(0.5, 0.5, math.log(1.5))), 3)
     0.667
     """
-    log_prob = min(0.0, *log_probs) / temperature
-    prob = math.exp(log_prob)
-    if not bias:
-        return prob
-    # Odds are multiplied; 1 - prob keeps its digits where a word is nearly certain.
-    odds = math.exp(bias) * prob
-    return odds / (odds - math.expm1(log_prob))
+    log_prob = min(0.0, *log_probs)
+    if calibration is None:
+        return math.exp(log_prob / temperature)
+    sure, doubtful, bias = calibration
+    # Of being wrong: exact where a word is nearly certain. Certainty either way is finite.
+    wrong = max(-math.expm1(log_prob), LEAST_CHANCE)
+    score = sure * max(log_prob, math.log(LEAST_CHANCE)) - doubtful * math.log(wrong) + bias
+    return math.exp(min(0.0, score)) / (1 + math.exp(-abs(score)))
 
 
 def _is_mute(token, following, decode):

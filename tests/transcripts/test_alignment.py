@@ -1,5 +1,6 @@
 """Words of transcripts: split from tokens, with times and confidence."""
 
+import math
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from speechbrain_diffasr import DiffusionASR, shipped_model
 from speechbrain_diffasr.text.spacing import join_words, split_text
 from speechbrain_diffasr.transcripts import WordAligner
-from speechbrain_diffasr.transcripts.alignment import split_words
+from speechbrain_diffasr.transcripts.alignment import split_words, word_confidence
 
 SAMPLES = sorted((Path(shipped_model("diffasr-tiny")) / "samples").glob("*.wav"))
 REFERENCES = [path.with_suffix(".txt").read_text(encoding="utf-8").strip() for path in SAMPLES]
@@ -176,3 +177,91 @@ def test_nothing_heard_gives_no_words(aligner, heard):
     wavs, audio, _ = heard
     slot = aligner.blank
     assert aligner(wavs[:2], audio[:2], [[], [slot]], [torch.zeros(48)] * 2) == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("prob", "settings", "confidence"),
+    [
+        (0.64, {}, 0.64),
+        (0.64, {"temperature": 2.0}, 0.8),  # its root
+        (0.64, {"calibration": (1.0, 1.0, 0.0)}, 0.64),
+        (0.8, {"calibration": (0.5, 0.5, 0.0)}, 2 / 3),  # odds of 4, the root of which is 2
+        (0.8, {"calibration": (0.5, 0.5, math.log(1.5))}, 0.75),  # then odds of 3
+        (0.25, {"calibration": (0.5, 0.0, 0.0)}, 1 / 3),  # odds of 1/2, the root of 1/4
+        (0.75, {"calibration": (0.0, 0.5, math.log(0.5))}, 0.5),  # 2, and half of it
+        (0.75, {"calibration": (1.0, 2.0, math.log(1 / 3))}, 0.8),  # 3/4 by 1/16, and a third
+        (1.0, {"calibration": (0.5, 0.5, -3.0)}, 1.0),
+        (0.64, {"temperature": 2.0, "calibration": (1.0, 1.0, 0.0)}, 0.64),
+    ],
+)
+def test_confidence_is_calibrated(prob, settings, confidence):
+    found = word_confidence([0.0, math.log(prob)], **settings)
+    assert found == pytest.approx(confidence, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"temperature": 2.7},
+        *({"calibration": numbers} for numbers in ((0.1, 0.9, -1.2), (0.5, 0.7, 0.7), (3, 1, -5))),
+    ],
+    ids=str,
+)
+def test_calibration_keeps_the_order_of_words(settings):
+    """From a probability that is 0 as a float to one of which 1 is barely short."""
+    logs = [-math.inf, -800.0, -90.0, *(-(1.5**power) for power in range(8, -80, -1)), 0.0, 1e-7]
+    found = [word_confidence([value], **settings) for value in logs]
+    assert found == sorted(found)
+    assert found[0] < 1e-25 and found[-1] == 1 and all(0 <= value <= 1 for value in found)
+    distinct = [value for value in found if 1e-30 < value < 1 - 1e-12]
+    assert len(set(distinct)) == len(distinct) > 30
+
+
+def test_a_recognizer_takes_the_calibration_of_its_folder(asr, monkeypatch):
+    def settings():
+        fresh = type(asr).aligner.func(asr)
+        return fresh.temperature, fresh.calibration
+
+    for name in ("word_temperature", "word_calibration"):
+        monkeypatch.delattr(asr.hparams, name, raising=False)
+    assert settings() == (1.0, {})
+    monkeypatch.setattr(asr.hparams, "word_temperature", 2.7, raising=False)
+    assert settings() == (2.7, {})
+    numbers = {"joint": [0.1, 0.9, -1.2]}
+    monkeypatch.setattr(asr.hparams, "word_calibration", numbers, raising=False)
+    assert settings() == (2.7, numbers)
+
+
+def test_calibration_is_that_of_what_gave_probabilities(asr, heard):
+    wavs, audio, _ = heard
+    tokens, log_probs = [asr.tokenizer.encode("ja")], [torch.tensor([0.25]).log()]
+    odds = {"ranked": 9.0, "joint": 12.0}  # that a third is multiplied with
+    calibration = {source: [1.0, 1.0, math.log(value)] for source, value in odds.items()}
+    parts, decoder = (asr.mods.encoder, asr.mods.decoder), asr.mods.decoder
+    aligner = WordAligner(*parts, acoustic_share=0.0, temperature=2.0, calibration=calibration)
+    usual = decoder.settings()
+    expected = [
+        ({"readings": 0, "candidates": 1, "ctc_weight": 0.0}, 0.5),  # by the temperature
+        ({"readings": 0, "candidates": 1, "ctc_weight": 1.0}, 0.8),
+        ({"readings": 2, "candidates": 1, "ctc_weight": 1.0}, 0.75),
+        ({"readings": 0, "candidates": 2, "ctc_weight": 0.0, "choose": "likelihood"}, 0.75),
+        ({"readings": 0, "candidates": 2, "ctc_weight": 0.0, "choose": "consensus"}, 0.5),
+    ]
+    try:
+        for settings, confidence in expected:
+            decoder.configure(**settings)
+            (words,) = aligner(wavs[:1], audio[:1], tokens, log_probs)
+            assert words[0].confidence == pytest.approx(confidence), settings
+    finally:
+        decoder.configure(**usual)
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [{"rankt": [1, 1, 0]}, {"joint": [1, 1]}, {"joint": [-0.1, 1, 0]}, [1, 1, 0]],
+    ids=str,
+)
+def test_a_wrong_calibration_gets_one_line(asr, calibration):
+    with pytest.raises(ValueError, match=r"word_calibration: .*expected"):
+        WordAligner(asr.mods.encoder, asr.mods.decoder, calibration=calibration)
