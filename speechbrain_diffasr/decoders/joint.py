@@ -288,8 +288,8 @@ def join(predictions, token_probs, end_probs, evidence, weight, lengths, uniform
     held = twice * inside[:, None]
     ends = torch.where(inside, end_probs.clamp(END_FLOOR, 1 - END_FLOOR), 0.0)
     last = torch.arange(width + 1, device=device) == lengths[:, None]
-    # A canvas may be full, too, and is then made longer.
-    ends = pad(ends, (0, 1)).masked_fill(last, END_FLOOR)
+    # A canvas that is full ends nowhere, and is then made longer.
+    ends = pad(ends, (0, 1)).masked_fill(last, 1.0)
     begins = align_positions(emitted, held, silence, ends, evidence.frames)
 
     shares = (begins / emitted).transpose(1, 2)  # [B, C, T]

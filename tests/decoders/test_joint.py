@@ -8,7 +8,7 @@ import torch
 from speechbrain_diffasr import DiffusionASR
 from speechbrain_diffasr.decoders import joint
 from speechbrain_diffasr.decoders.ctc import read_pieces
-from speechbrain_diffasr.decoders.joint import END_FLOOR, Evidence, hear, join
+from speechbrain_diffasr.decoders.joint import Evidence, hear, join
 from speechbrain_diffasr.decoders.queueing import Utterance
 from speechbrain_diffasr.kernels.common import Predictions
 from speechbrain_diffasr.lobes.output_layer import Head
@@ -63,7 +63,7 @@ def enumerated(denoised, heard, weight):
         weighed = float(heard[torch.arange(len(heard)), list(path)].prod())
         for place, label in enumerate(text):
             weighed *= float(denoised[place, label])
-        weighed *= float(denoised[len(text), END]) if len(text) < WIDTH else END_FLOOR
+        weighed *= float(denoised[len(text), END]) if len(text) < WIDTH else 1.0
         for place in range(WIDTH):
             mass[place, text[place] if place < len(text) else END] += weighed
     return mass / mass.sum(dim=1, keepdim=True)
@@ -93,7 +93,7 @@ def test_where_ctc_hears_anything_alike_the_denoiser_decides():
 def test_where_the_denoiser_is_unsure_ctc_decides():
     heard = torch.full((5, 3), 0.01)
     heard[[0, 1, 2, 3, 4], [0, 1, 1, 2, 0]] = 0.98  # the second token is held
-    denoised = torch.tensor([[0.2, 0.3, 0.3, 0.2], [0.4, 0.25, 0.25, 0.1], [0.4, 0.3, 0.3, 0.0]])
+    denoised = torch.tensor([[0.2, 0.3, 0.3, 0.2], [0.4, 0.25, 0.25, 0.1], [0.98, 0.01, 0.01, 0.0]])
     predictions, _, _ = joined(denoised, heard)
     assert predictions.tokens.tolist() == [[1, 2, END]]
     assert (predictions.entropy < 0.5).all()
@@ -234,6 +234,18 @@ def test_ctc_is_heard(searcher):
     searcher.configure(ctc_weight=0.0)
     (alone,) = searcher.search(audio, steps=4)
     assert found.tokens == said != alone.tokens
+
+
+def test_a_canvas_that_is_too_short_is_full_and_grows(searcher):
+    """What CTC hears is not squeezed into the tokens that there are at first."""
+    searcher.window, searcher.tokens_per_second = 2.0, 2.0
+    searcher.sampler.canvas_length = 64
+    audio = audio_of(searcher, 1)
+    (short,) = searcher.search(audio, seconds=[2.0], steps=3)
+    searcher.tokens_per_second = None
+    (whole,) = searcher.search(audio, seconds=[2.0], steps=3)
+    assert len(short.log_probs) > 16  # the first canvas had so many
+    assert abs(len(short.tokens) - len(whole.tokens)) <= 3
 
 
 def test_settings_are_checked_before_any_changes(searcher):
