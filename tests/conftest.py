@@ -64,6 +64,7 @@ SMALLER = {
     # The paper's sampler is the reference; tests of what else there is turn it on.
     "ctc_weight": 0.0,
     "readings": 0,
+    "rank_weight": 0.5,
 }
 
 

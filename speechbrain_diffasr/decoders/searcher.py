@@ -342,13 +342,20 @@ class DiffusionSearcher(nn.Module):
         """
         begin = time.perf_counter()
         audio = torch.zeros(self.prompt.num_frames, self.model.hidden_size, device=self._device())
-        for batch in sorted(batch_sizes, reverse=True):
-            for length in seconds:
-                for language in languages:
-                    silence = [
-                        Utterance(audio, language=language, seconds=length) for _ in range(batch)
-                    ]
-                    list(self.stream(silence, batch, steps=2))
+        # Choosing among readings has nothing to make ready, and takes long.
+        candidates, readings = self.candidates, self.readings
+        self.candidates, self.readings = 1, 0
+        try:
+            for batch in sorted(batch_sizes, reverse=True):
+                for length in seconds:
+                    for language in languages:
+                        silence = [
+                            Utterance(audio, language=language, seconds=length)
+                            for _ in range(batch)
+                        ]
+                        list(self.stream(silence, batch, steps=2))
+        finally:
+            self.candidates, self.readings = candidates, readings
         return time.perf_counter() - begin
 
     def stream(self, utterances, batch_size=16, steps=None, callback=None, on_start=None):
