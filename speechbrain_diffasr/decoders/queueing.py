@@ -34,7 +34,8 @@ class Utterance:
     copy : int
         Which of several canvases of an utterance it is. Default: the first, 0.
     original : Utterance, optional
-        That it is a copy of. Default: none, it was given.
+        That it is a copy of, or that it goes on from on a longer canvas. Default: none, it was
+        given.
     """
 
     audio: torch.Tensor

@@ -444,12 +444,12 @@ class DiffusionSearcher(nn.Module):
             for ended in self.sampler(predict, admit, steps, callback):
                 free += ended.slots.tolist()
                 for utterance, hypothesis in self._read(ended, queue):
-                    canvases = waiting.setdefault(id(utterance.source), {})
+                    canvases = waiting.setdefault(utterance.source, {})
                     canvases[utterance.copy] = hypothesis
                     if len(canvases) < self.candidates:
                         continue
-                    del waiting[id(utterance.source)]
-                    self._heard.pop(id(utterance.source), None)
+                    del waiting[utterance.source]
+                    self._heard.pop(utterance.source, None)
                     with torch.autocast(device, autocast, enabled=autocast is not None):
                         found = self._choose(
                             utterance, [canvases[copy] for copy in sorted(canvases)]
@@ -486,11 +486,12 @@ class DiffusionSearcher(nn.Module):
         groups = {}
         for utterance in utterances:
             source = utterance.source
-            if id(source) not in self._heard:
-                groups.setdefault(id(source.keywords), {})[id(source)] = source
+            if source not in self._heard:
+                # A dictionary keeps each of several copies once, and their order.
+                groups.setdefault(id(source.keywords), {})[source] = None
         for group in groups.values():
             with torch.autocast(**precision):
-                self._hear(list(group.values()))
+                self._hear(list(group))
 
     def _hear(self, utterances):
         """Hears utterances that expect the same words."""
@@ -517,20 +518,20 @@ class DiffusionSearcher(nn.Module):
         )
         for row, reading in enumerate(evidence.read()):
             heard = Heard(reading, evidence[row : row + 1])
-            self._heard[id(utterances[row])] = heard
+            self._heard[utterances[row]] = heard
 
     def _guess(self, utterance):
         """What the canvas of an utterance starts from, None for noise."""
         if utterance.draft is not None:
             drafts = utterance.draft
             return drafts[utterance.copy] if utterance.copy < len(drafts) else None
-        return self._heard[id(utterance.source)].reading if self.start == "ctc" else None
+        return self._heard[utterance.source].reading if self.start == "ctc" else None
 
     def _seed(self, utterance):
         """Seed of the noise of a canvas."""
         seed = self.sampler.seed if utterance.seed is None else utterance.seed
         if self.noise == "audio":
-            seed = mix_seeds(seed, *self._heard[id(utterance.source)].reading.tokens)
+            seed = mix_seeds(seed, *self._heard[utterance.source].reading.tokens)
         return mix_seeds(seed, utterance.copy) if utterance.copy else seed
 
     def _prefill(self, kv_cache, utterances, slots, steps):
@@ -540,7 +541,7 @@ class DiffusionSearcher(nn.Module):
         embeddings, lengths = self._embed(utterances, audio, kv_cache.prompt_width)
         evidence = None
         if self.ctc_weight:
-            parts = [self._heard[id(utterance.source)].evidence for utterance in utterances]
+            parts = [self._heard[utterance.source].evidence for utterance in utterances]
             evidence = Evidence.stack(parts)
         kv_cache.prefill(torch.tensor(slots, device=device), embeddings, lengths, evidence)
         return self.sampler.start(
@@ -583,7 +584,7 @@ class DiffusionSearcher(nn.Module):
                 tokens = tokens[: tokens.index(end)]
             elif length < self.sampler.canvas_length:
                 longer = min(2 * length, self.sampler.canvas_length)
-                queue.requeue(replace(utterance, canvas_length=longer))
+                queue.requeue(replace(utterance, canvas_length=longer, original=utterance.source))
                 continue
             yield (
                 utterance,

@@ -248,6 +248,38 @@ def test_a_canvas_that_is_too_short_is_full_and_grows(searcher):
     assert abs(len(short.tokens) - len(whole.tokens)) <= 3
 
 
+def test_what_was_heard_stays_with_an_utterance_whose_canvas_grows(searcher, monkeypatch):
+    """It is heard once, and nobody else is given it."""
+    from speechbrain_diffasr.decoders import searcher as module
+
+    searcher.window = 2.0
+    searcher.sampler.canvas_length = 64
+    generator = torch.Generator().manual_seed(3)
+    shape = 12, searcher.prompt.num_frames, searcher.model.hidden_size
+    audio = 3 * torch.randn(shape, generator=generator)
+
+    def found(tokens_per_second, batch_size):
+        searcher.tokens_per_second = tokens_per_second
+        utterances = (Utterance(one, key=key, seconds=2.0) for key, one in enumerate(audio))
+        return list(searcher.stream(utterances, batch_size, steps=2))
+
+    heard = []
+    hear_all = module.hear
+    monkeypatch.setattr(
+        module, "hear", lambda rows, *others: heard.append(len(rows)) or hear_all(rows, *others)
+    )
+    short = {one.key: one for one in found(2.0, 2)}
+    assert sum(heard) == 12 and not searcher._heard
+    # Some did not end on their first canvas, which had 16 tokens.
+    assert any(len(one.log_probs) > 16 for one in short.values())
+    widths = {key: len(one.log_probs) for key, one in short.items()}
+    alone = {one.key: one for one in found(2.0, 1)}
+    assert {key: one.tokens for key, one in alone.items()} == {
+        key: one.tokens for key, one in short.items()
+    }
+    assert {key: len(one.log_probs) for key, one in alone.items()} == widths
+
+
 def test_settings_are_checked_before_any_changes(searcher):
     before = searcher.settings()
     for settings, message in [
